@@ -1,0 +1,57 @@
+"""Options of the deformation stage. Free of torch, so that the help text is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DeformationConfig:
+    """The invertible field between each frame's time and canonical space, and how it is fitted."""
+
+    kind: Literal["realnvp", "none"] = "realnvp"
+    """realnvp: an invertible field. none: nothing moves (a static reconstruction, the baseline to compare with)."""
+    layers: int = 6
+    """Coupling layers; each moves one coordinate, in the fixed order x y z x y z ..."""
+    hidden: int = 64
+    """Width of each coupling layer's network."""
+    frequencies: int = 4
+    """Octaves of the positional encoding of the two coordinates that condition a layer."""
+    time_features: int = 64
+    """Length of the Gabor time code."""
+    time_scale: float = 2.0
+    """Bandwidth of the time features: their input scale is this times the clip's number of frames."""
+    root: bool = True
+    """Take the object's dominant rigid motion out first, in closed form, so that the network models only the rest."""
+    steps: int = 1500
+    """Optimisation steps of the fit."""
+    pairs_per_step: int = 16
+    """Frame pairs drawn at each step."""
+    points_per_pair: int = 384
+    """Correspondences drawn from each pair."""
+    lr: float = 4e-3
+    """Learning rate of the network, decayed to a twentieth by a cosine."""
+    robust: float = 0.01
+    """Length, relative to the object's half size, beyond which a wrong correspondence stops pulling harder."""
+    isometry: float = 0.3
+    """Weight of keeping distances between near-by points of a frame as they move."""
+    silhouette: float = 0.3
+    """Weight of staying inside the masks and behind the depth maps of all other frames."""
+    smooth: float = 0.02
+    """Weight of the trajectories' acceleration."""
+    tracks: int = 2000
+    """Points whose trajectories are written to tracks.npz."""
+    checkpoint_seconds: float = 20.0
+    """How often the fit saves its state, so that a killed run goes on from there."""
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden", "time_features", "pairs_per_step", "points_per_pair"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"deformation.{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("frequencies", "steps", "tracks", "isometry", "silhouette", "smooth"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"deformation.{name} must not be negative, but is {getattr(self, name)}")
+        for name in ("lr", "robust", "time_scale", "checkpoint_seconds"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"deformation.{name} must be above 0, not {getattr(self, name)}")

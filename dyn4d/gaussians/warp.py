@@ -1,0 +1,54 @@
+"""Moving Gaussians with a field: means by the map itself, rotation and stretch by its Jacobian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dyn4d.core.protocols import Field
+from dyn4d.core.rotations import matrix_to_wxyz, wxyz_to_matrix
+from dyn4d.core.types import GaussianCloud
+
+
+@dataclass(frozen=True)
+class MovedGaussians:
+    """Means (G, 3) and covariances (G, 3, 3) in the world at one time, differentiable."""
+
+    means: Tensor
+    covars: Tensor
+
+
+def covariance(frames: Tensor, scales: Tensor) -> Tensor:
+    """Covariances (G, 3, 3) of Gaussians with axes `frames` (G, 3, 3) as columns and standard deviations (G, 3)."""
+    factor = frames * scales.unsqueeze(-2)
+    return factor @ factor.transpose(-1, -2)
+
+
+def move(means: Tensor, quats_wxyz: Tensor, scales: Tensor, field: Field, t: float) -> MovedGaussians:
+    """Move Gaussians from canonical space to time t; used at every training step.
+
+    The Jacobian J is taken as a constant: gradients reach the field through the means, and rotations and scales
+    through the covariance J Σ Jᵀ.
+    """
+    with torch.no_grad():
+        jacobian = field.jacobian(means, t)
+    frames = jacobian @ wxyz_to_matrix(quats_wxyz)
+    return MovedGaussians(field.from_canonical(means, t), covariance(frames, scales))
+
+
+@torch.no_grad()
+def move_cloud(cloud: GaussianCloud, field: Field, t: float, *, chunk: int = 16384) -> GaussianCloud:
+    """The cloud at time t as Gaussians again: J R S = U S' Vᵀ gives the new rotation U and scales S'."""
+    means, quats, scales = [], [], []
+    for start in range(0, max(len(cloud), 1), chunk):
+        part = slice(start, start + chunk)
+        jacobian = field.jacobian(cloud.means[part], t)
+        means.append(field.from_canonical(cloud.means[part], t))
+        factor = jacobian @ wxyz_to_matrix(cloud.quats_wxyz[part]) * cloud.scales[part].unsqueeze(-2)
+        u, s, _ = torch.linalg.svd(factor.double())
+        u = torch.cat([u[..., :2], u[..., 2:] * torch.linalg.det(u)[..., None, None]], dim=-1)  # a proper rotation
+        quats.append(matrix_to_wxyz(u).to(cloud.means))
+        scales.append(s.to(cloud.means).clamp_min(1e-9))
+    return replace(cloud, means=torch.cat(means), quats_wxyz=torch.cat(quats), scales=torch.cat(scales))
