@@ -234,6 +234,52 @@ class Correspondences:
 
 
 @dataclass(frozen=True)
+class LiftedPairs:
+    """Matched points in the world: the same spot of the object at two times, sorted by (frame_a, frame_b).
+
+    Attributes:
+        frame_a, frame_b: (M,) int64 rows in the clip's selected frames.
+        xyz_a, xyz_b: (M, 3) float32 world. weight: (M,) float32 > 0.
+    """
+
+    frame_a: Tensor
+    frame_b: Tensor
+    xyz_a: Tensor
+    xyz_b: Tensor
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        for label, shape in (("frame_a", ("M",)), ("frame_b", ("M",)), ("xyz_a", ("M", 3)), ("xyz_b", ("M", 3)),
+                             ("weight", ("M",))):  # fmt: skip
+            check_shape(f"LiftedPairs.{label}", getattr(self, label), shape, sizes)
+
+    def __len__(self) -> int:
+        return self.frame_a.shape[0]
+
+    def select(self, rows: Tensor) -> LiftedPairs:
+        """The rows that an index or a boolean mask names."""
+        return _select(self, rows)
+
+
+@dataclass(frozen=True)
+class GeometryResult:
+    """What a geometry source found.
+
+    Attributes:
+        points: the object's points of all T selected frames.
+        cameras: T cameras of the selected frames; NaN poses where a frame could not be placed.
+        source: the source's name, `rgbd` and so on.
+        notes: one line for the user each: what was chosen and why, what was dropped.
+    """
+
+    points: FramePoints
+    cameras: Camera
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class GaussianCloud:
     """3D Gaussians with activated values.
 
