@@ -1,0 +1,66 @@
+"""The only place that opens data files: clips, truth, run artifacts, checkpoints, PLY, COLMAP models, video.
+
+Everything is written under a temporary name and renamed, so that no reader ever sees half a file. Names are loaded
+when first used: importing this package imports neither torch nor a codec.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dyn4d.io.cameras_json import CameraFile, read_cameras, write_cameras
+    from dyn4d.io.check import Finding, check_clip, refuse_errors
+    from dyn4d.io.clips import load_clip
+    from dyn4d.io.ply import PointCloud, read_ply, write_ply, write_points_ply
+    from dyn4d.io.ply_info import PlyInfo, ply_info
+    from dyn4d.io.truth import Truth, load_truth, write_truth
+
+_HOME = {
+    "CameraFile": "cameras_json",
+    "read_cameras": "cameras_json",
+    "write_cameras": "cameras_json",
+    "Finding": "check",
+    "check_clip": "check",
+    "refuse_errors": "check",
+    "load_clip": "clips",
+    "PointCloud": "ply",
+    "read_ply": "ply",
+    "write_ply": "ply",
+    "write_points_ply": "ply",
+    "PlyInfo": "ply_info",
+    "ply_info": "ply_info",
+    "Truth": "truth",
+    "load_truth": "truth",
+    "write_truth": "truth",
+}
+
+__all__ = [
+    "CameraFile",
+    "Finding",
+    "PlyInfo",
+    "PointCloud",
+    "Truth",
+    "check_clip",
+    "load_clip",
+    "load_truth",
+    "ply_info",
+    "read_cameras",
+    "read_ply",
+    "refuse_errors",
+    "write_cameras",
+    "write_ply",
+    "write_points_ply",
+    "write_truth",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

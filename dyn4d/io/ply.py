@@ -1,0 +1,229 @@
+"""PLY files: standard 3D Gaussian Splatting clouds and plain point clouds.
+
+The Gaussian layout is the one every viewer reads: one `vertex` element, all `float`, in the order x y z, nx ny nz
+(zeros), f_dc_0..2, f_rest_* (all red coefficients, then green, then blue), opacity (logit), scale_0..2 (natural
+logarithm of the standard deviation in world units), rot_0..3 (w, x, y, z). Rows keep their order, so that row i of a
+sequence is one trajectory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from plyfile import PlyData, PlyElement
+from torch import Tensor
+
+from dyn4d.core.checks import check_shape
+from dyn4d.core.errors import InputError
+from dyn4d.core.types import GaussianCloud
+from dyn4d.io.atomic import atomic_path
+
+# float32 turns a logit beyond ±16.6 into exactly 0 or 1; smallest standard deviation keeps the logarithm finite
+_OPACITY_EDGE = 1e-7
+_SMALLEST_SCALE = 1e-20
+
+_POSITION = ("x", "y", "z")
+_NORMAL = ("nx", "ny", "nz")
+_DC = tuple(f"f_dc_{i}" for i in range(3))
+_SCALE = tuple(f"scale_{i}" for i in range(3))
+_ROTATION = tuple(f"rot_{i}" for i in range(4))
+GAUSSIAN_FIELDS = (*_POSITION, *_DC, "opacity", *_SCALE, *_ROTATION)
+_REST_COUNTS = (0, 9, 24, 45, 72)
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points of a PLY file that holds no Gaussians.
+
+    Attributes:
+        xyz: (N, 3) float32 world. rgb: (N, 3) float32 in [0, 1], or None. normal: (N, 3), or None.
+        conf: (N,), or None.
+    """
+
+    xyz: Tensor
+    rgb: Tensor | None = None
+    normal: Tensor | None = None
+    conf: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        check_shape("PointCloud.xyz", self.xyz, ("N", 3), sizes)
+        for label, shape in (("rgb", ("N", 3)), ("normal", ("N", 3)), ("conf", ("N",))):
+            if getattr(self, label) is not None:
+                check_shape(f"PointCloud.{label}", getattr(self, label), shape, sizes)
+
+    def __len__(self) -> int:
+        return self.xyz.shape[0]
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()
+
+
+def _write(path: str | Path, vertices: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        PlyData([PlyElement.describe(vertices, "vertex")], text=False, byte_order="<").write(stream)
+
+
+def _rest_names(count: int) -> tuple[str, ...]:
+    return tuple(f"f_rest_{i}" for i in range(count))
+
+
+def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
+    """Write a cloud in the standard 3DGS layout, atomically.
+
+    Opacities are kept 1e-7 off 0 and 1, whose logits are infinite; quaternions are written with length 1.
+    """
+    count = len(cloud)
+    rest = _array(cloud.sh[:, 1:].transpose(1, 2).reshape(count, -1).float())
+    opacity = cloud.opacities.double().clamp(_OPACITY_EDGE, 1 - _OPACITY_EDGE)
+    columns = [
+        (_POSITION, _array(cloud.means)),
+        (_NORMAL, np.zeros((count, 3))),
+        (_DC, _array(cloud.sh[:, 0])),
+        (_rest_names(rest.shape[1]), rest),
+        (("opacity",), _array(torch.logit(opacity))[:, None]),
+        (_SCALE, _array(cloud.scales.double().clamp_min(_SMALLEST_SCALE).log())),
+        (_ROTATION, _array(torch.nn.functional.normalize(cloud.quats_wxyz.double(), dim=-1))),
+    ]
+    names = [name for group, _ in columns for name in group]
+    table = np.concatenate([values.astype("<f4") for _, values in columns], axis=1)
+    # All fields are floats in a row: the table already has the bytes of the records.
+    _write(path, np.ascontiguousarray(table).view([(name, "<f4") for name in names]).reshape(count))
+
+
+def write_points_ply(
+    path: str | Path,
+    xyz: Tensor | np.ndarray,
+    rgb: Tensor | np.ndarray | None = None,
+    *,
+    normal: Tensor | np.ndarray | None = None,
+    conf: Tensor | np.ndarray | None = None,
+) -> None:
+    """Write points (N, 3) with colours (N, 3) (uint8, or float in [0, 1]), normals (N, 3) and confidences (N,)."""
+    groups: list[tuple[tuple[str, ...], str, np.ndarray]] = [(_POSITION, "<f4", _points(xyz))]
+    if normal is not None:
+        groups.append((_NORMAL, "<f4", _points(normal)))
+    if rgb is not None:
+        colours = _points(rgb)
+        if colours.dtype != np.uint8:
+            colours = np.round(np.clip(colours, 0, 1) * 255).astype(np.uint8)
+        groups.append((("red", "green", "blue"), "u1", colours))
+    if conf is not None:
+        groups.append((("confidence",), "<f4", _points(conf)[:, None]))
+    vertices = np.empty(len(groups[0][2]), dtype=[(name, kind) for names, kind, _ in groups for name in names])
+    for names, _, values in groups:
+        if values.shape != (len(vertices), len(names)):
+            raise ValueError(f"write_points_ply: {names} has shape {values.shape}, xyz {len(vertices)} rows")
+        for column, name in enumerate(names):
+            vertices[name] = values[:, column]
+    _write(path, vertices)
+
+
+def _points(value: Tensor | np.ndarray) -> np.ndarray:
+    return _array(value) if isinstance(value, Tensor) else np.asarray(value)
+
+
+def read_elements(path: str | Path) -> PlyData:
+    """The parsed file. Raises one `InputError` for whatever is wrong with it."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes); write or copy it again")
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+        if magic[:3] != b"ply":
+            raise InputError(f"{path} is no PLY file: it does not begin with 'ply'")
+        return PlyData.read(str(path))
+    except InputError:
+        raise
+    # plyfile passes on whatever its parsing trips over (ValueError, UnicodeDecodeError, MemoryError …)
+    except Exception as error:
+        raise InputError(f"{path} is damaged or cut short ({error}); write or copy it again") from error
+
+
+def read_vertices(path: str | Path) -> np.ndarray:
+    """The `vertex` element as a structured array. Raises `InputError` naming the file."""
+    elements = read_elements(path)
+    if "vertex" not in elements:
+        raise InputError(f"{path} has no element 'vertex', so no points; its elements: "
+                         f"{', '.join(e.name for e in elements.elements) or 'none'}")  # fmt: skip
+    return elements["vertex"].data
+
+
+def is_gaussian(names: tuple[str, ...]) -> bool:
+    """Do the fields look like Gaussians, whole or not?"""
+    return any(name in names for name in (*_DC, *_SCALE, *_ROTATION, "opacity"))
+
+
+def rest_count(names: tuple[str, ...]) -> int:
+    return sum(name.startswith("f_rest_") for name in names)
+
+
+def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Tensor:
+    return torch.from_numpy(np.stack([vertices[name].astype(np.float32) for name in names], axis=-1))
+
+
+def read_ply(path: str | Path) -> GaussianCloud | PointCloud:
+    """Read Gaussians (activated values) or points, rows in the file's order.
+
+    Quaternions are normalised; zero ones become the identity.
+
+    Raises:
+        InputError: missing, empty, damaged or cut short; fields that a Gaussian needs are missing; no x, y, z.
+    """
+    vertices = read_vertices(path)
+    names = tuple(vertices.dtype.names or ())
+    if any(name.startswith("packed_") for name in names):
+        raise InputError(f"{path} is a compressed PLY; convert it to a plain 3DGS PLY first (splat-transform does)")
+    missing = [name for name in _POSITION if name not in names]
+    if not missing and not is_gaussian(names):
+        return _read_points(path, vertices, names)
+    missing = [name for name in GAUSSIAN_FIELDS if name not in names]
+    if missing:
+        kind = "a Gaussian" if is_gaussian(names) else "a point"
+        raise InputError(f"{path}: {kind} needs the fields {', '.join(missing)}; found {', '.join(names) or 'none'}")
+    rest = rest_count(names)
+    if rest not in _REST_COUNTS or any(name not in names for name in _rest_names(rest)):
+        raise InputError(f"{path}: {rest} fields f_rest_*; wanted f_rest_0 … of 0, 9, 24, 45 or 72 coefficients")
+    count = len(vertices)
+    sh = _columns(vertices, _DC)[:, None]
+    if rest:
+        bands = _columns(vertices, _rest_names(rest)).reshape(count, 3, rest // 3).transpose(1, 2)
+        sh = torch.cat([sh, bands], dim=1)
+    quats = _columns(vertices, _ROTATION)
+    length = quats.norm(dim=-1, keepdim=True)
+    identity = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    return GaussianCloud(
+        means=_columns(vertices, _POSITION),
+        quats_wxyz=torch.where(length > 0, quats / length.clamp_min(1e-30), identity),
+        scales=_columns(vertices, _SCALE).exp(),
+        opacities=_columns(vertices, ("opacity",))[:, 0].sigmoid(),
+        sh=sh.contiguous(),
+    )
+
+
+def _read_points(path: str | Path, vertices: np.ndarray, names: tuple[str, ...]) -> PointCloud:
+    rgb = None
+    for colour in (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")):
+        if all(name in names for name in colour):
+            rgb = _columns(vertices, colour)
+            kind = vertices.dtype[colour[0]]
+            if kind.kind in "iu":
+                rgb = rgb / float(np.iinfo(kind).max)
+            break
+    conf = next((name for name in ("confidence", "conf") if name in names), None)
+    for name in (*_POSITION, *([conf] if conf else [])):
+        if vertices.dtype[name].kind not in "fiu":
+            raise InputError(f"{path}: the field {name} is a list; wanted one number a point")
+    return PointCloud(
+        xyz=_columns(vertices, _POSITION),
+        rgb=rgb,
+        normal=_columns(vertices, _NORMAL) if all(name in names for name in _NORMAL) else None,
+        conf=_columns(vertices, (conf,))[:, 0] if conf else None,
+    )
