@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyn4d.deformation.config import DeformationConfig as DeformationConfig
-    from dyn4d.deformation.field import StaticField as StaticField
     from dyn4d.deformation.field import TrajectoryField as TrajectoryField
     from dyn4d.deformation.fit import FitResult as FitResult
     from dyn4d.deformation.fit import fit_field as fit_field
@@ -15,11 +14,10 @@ if TYPE_CHECKING:
 _HOME = {
     "DeformationConfig": "config",
     "TrajectoryField": "field",
-    "StaticField": "field",
     "FitResult": "fit",
     "fit_field": "fit",
 }
-__all__ = ["DeformationConfig", "FitResult", "StaticField", "TrajectoryField", "fit_field"]
+__all__ = ["DeformationConfig", "FitResult", "TrajectoryField", "fit_field"]
 
 
 def __getattr__(name: str) -> Any:

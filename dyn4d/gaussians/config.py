@@ -51,8 +51,8 @@ class GaussiansConfig:
     """Share of the steps after the last one."""
     densify_every: int = 100
     """Steps between two densifications."""
-    densify_grad: float = 2.0e-4
-    """Screen-space gradient (as in 3DGS, in normalised device coordinates) above which a Gaussian is split."""
+    densify_share: float = 0.08
+    """Share of the Gaussians, those with the strongest screen-space gradients, that is split each time."""
     prune_opacity: float = 0.02
     """Gaussians below this opacity are dropped."""
     margin: int = 12
@@ -69,6 +69,6 @@ class GaussiansConfig:
         for name in ("steps", "margin", "l1", "ssim", "silhouette", "depth", "depth_order", "flatten", "field"):
             if getattr(self, name) < 0:
                 raise ValueError(f"gaussians.{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("densify_from", "densify_until", "prune_opacity"):
+        for name in ("densify_from", "densify_until", "densify_share", "prune_opacity"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"gaussians.{name} must be between 0 and 1, not {getattr(self, name)}")

@@ -1,0 +1,215 @@
+"""Fitting the trajectory field on lifted correspondences, and what it says about itself afterwards."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field as dataclass_field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyn4d.core.checks import require_finite
+from dyn4d.core.protocols import Progress
+from dyn4d.core.types import Camera, FramePoints, FrameReader, LiftedPairs
+from dyn4d.deformation.config import DeformationConfig
+from dyn4d.deformation.encodings import coarse_to_fine
+from dyn4d.deformation.field import FieldShape, TrajectoryField, cycle_error
+from dyn4d.deformation.objective import FieldObjective
+from dyn4d.deformation.observations import observe
+from dyn4d.deformation.root import RootMotion, fit_root
+from dyn4d.io.checkpoint import load_tensors, save_tensors
+
+CHECKPOINT = "dyn4d-field-fit/1"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A fitted field, its measures (`deformation/metrics.json`) and its loss curves."""
+
+    field: TrajectoryField
+    metrics: dict[str, Any]
+    objective: FieldObjective | None = None
+    curves: dict[str, list[list[float]]] = dataclass_field(default_factory=dict)
+
+
+def bounds(points: FramePoints) -> tuple[Tensor, float]:
+    """Centre (3,) and half of the largest side of the box that holds all but the most extreme points."""
+    if len(points) == 0:
+        return torch.zeros(3), 1.0
+    low = torch.from_numpy(np.quantile(points.xyz.numpy(), 0.001, axis=0)).float()
+    high = torch.from_numpy(np.quantile(points.xyz.numpy(), 0.999, axis=0)).float()
+    return (low + high) / 2, max(float((high - low).max()) / 2, 1e-6)
+
+
+def build_objective(
+    pairs: LiftedPairs,
+    points: FramePoints,
+    cameras: Camera,
+    masks: FrameReader,
+    times: np.ndarray,
+    config: DeformationConfig,
+    *,
+    device: torch.device,
+) -> FieldObjective | None:
+    """The field's own loss over a clip; None where there is nothing to move (no pairs, or kind none)."""
+    if config.kind == "none" or len(pairs) == 0:
+        return None
+    return FieldObjective(
+        pairs, points, observe(points, cameras, masks), times=torch.as_tensor(times),
+        half_size=bounds(points)[1], config=config, device=device,
+    )  # fmt: skip
+
+
+def initial_field(
+    pairs: LiftedPairs, points: FramePoints, times: np.ndarray, config: DeformationConfig, *, seed: int
+) -> TrajectoryField:
+    """The field before training: the root motion, and a network that is the identity."""
+    centre, half_size = bounds(points)
+    knots = torch.as_tensor(times, dtype=torch.float32)
+    root = RootMotion.still(knots)
+    if config.root:
+        normal = replace(pairs, xyz_a=(pairs.xyz_a - centre) / half_size, xyz_b=(pairs.xyz_b - centre) / half_size)
+        root = fit_root(normal, knots, generator=torch.Generator().manual_seed(seed))
+    shape = FieldShape(
+        layers=config.layers, hidden=config.hidden, frequencies=config.frequencies,
+        time_features=config.time_features, input_scale=config.time_scale * len(times), knots=len(times),
+    )  # fmt: skip
+    return TrajectoryField(shape, root=root, centre=centre, half_size=half_size, seed=seed)
+
+
+def fit_field(
+    pairs: LiftedPairs,
+    points: FramePoints,
+    cameras: Camera,
+    masks: FrameReader,
+    times: np.ndarray,
+    config: DeformationConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    progress: Progress,
+    checkpoint: Path | None = None,
+) -> FitResult:
+    """Fit a field by t -> canonical -> t' on correspondences.
+
+    Args:
+        pairs: lifted correspondences between the T frames. points: all frames' points, world.
+        cameras: T cameras. masks: T masks. times: (T,) in [0, 1].
+        checkpoint: a file that holds the state of an unfinished fit: read if it is there, rewritten as the fit goes.
+
+    Raises:
+        RunError: a loss is not finite.
+    """
+    objective = build_objective(pairs, points, cameras, masks, times, config, device=device)
+    if objective is None:
+        if config.kind != "none" and len(times) > 1:
+            progress.note("deformation: no correspondences between frames, so nothing can move")
+        still = TrajectoryField.still()
+        return FitResult(still, measure(still, points, times, pairs))
+
+    start, curves, field = 0, {"transport": [], "isometry": [], "silhouette": []}, None
+    saved = load_tensors(checkpoint, CHECKPOINT) if checkpoint and checkpoint.exists() else None
+    if saved is not None:
+        field = TrajectoryField(
+            FieldShape(**saved.config["shape"]), root=RootMotion.still(torch.zeros(len(times))),
+            centre=torch.zeros(3), half_size=1.0,
+        )  # fmt: skip
+        field.load_state_dict({k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")})
+        start, curves = saved.config["step"], saved.config["curves"]
+    else:
+        field = initial_field(pairs, points, times, config, seed=seed)
+    field.to(device).train()
+    parameters = dict(field.named_parameters())
+    optimiser = torch.optim.Adam(parameters.values(), lr=config.lr, betas=(0.9, 0.99), fused=True)
+    if saved is not None:
+        restore_adam(optimiser, parameters, saved.tensors)
+
+    progress.start("deformation", config.steps, start)
+    last_saved = time.monotonic()
+    for step in range(start, config.steps):
+        fraction = step / config.steps
+        field.stack.window.copy_(coarse_to_fine(config.frequencies, 0.25 + 2.0 * fraction))
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * fraction))) * min(1, (step + 1) / 30)
+        terms = objective(field, seed * 1_000_003 + step)
+        loss = terms.weighted(config)
+        require_finite(loss, f"deformation step {step}")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % 20 == 0 or step == config.steps - 1:
+            for name, curve in curves.items():
+                curve.append([step, float(getattr(terms, name).detach())])
+        progress.update(loss=float(loss.detach()))
+        if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:
+            tensors = {f"field.{k}": v.detach().cpu() for k, v in field.state_dict().items()}
+            tensors |= adam_tensors(optimiser, parameters)
+            state = {"shape": vars(field.shape), "step": step + 1, "curves": curves}
+            save_tensors(checkpoint, tensors, state, CHECKPOINT)
+            last_saved = time.monotonic()
+    progress.finish()
+    field.stack.window.fill_(1.0)
+    field.eval()
+    return FitResult(field, measure(field, points, times, pairs) | {"curves": curves}, objective, curves)
+
+
+def adam_tensors(optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    """Adam's state as named tensors."""
+    tensors = {}
+    for name, parameter in parameters.items():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"adam.{name}|{key}"] = value.detach().cpu().clone()
+    return tensors
+
+
+def restore_adam(
+    optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], tensors: dict[str, Tensor]
+) -> None:
+    """Put back what `adam_tensors` took."""
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            name, field_name = key[5:].rsplit("|", 1)
+            parameter = parameters[name]
+            optimiser.state[parameter][field_name] = value.to(parameter.device if value.dim() else "cpu")
+
+
+@torch.no_grad()
+def measure(
+    field: TrajectoryField, points: FramePoints, times: np.ndarray, pairs: LiftedPairs, *, most: int = 200_000
+) -> dict[str, Any]:
+    """Cycle error over the frames' points (all of them up to `most`) and how well matches are met, relative to the
+    object's size."""
+    field = field.cpu()
+    size = max(points.extent(), 1e-9)
+    stride = max(1, len(points) // most)
+    when = torch.as_tensor(times, dtype=torch.float32)
+    largest, total, count = 0.0, 0.0, 0
+    for frame in range(len(times)):
+        xyz = points.xyz[points.frame == frame][::stride]
+        if len(xyz):
+            high, mean = cycle_error(field, xyz, when[frame])
+            largest, total, count = max(largest, high), total + mean * len(xyz), count + len(xyz)
+    metrics: dict[str, Any] = {
+        "cycle": {
+            "max": largest,
+            "max_rel": largest / size,
+            "mean_rel": total / max(count, 1) / size,
+            "points": count,
+        },
+        "object_size": size,
+        "transport": None,
+    }
+    if len(pairs):
+        rows = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:20000]
+        error = field.transport(pairs.xyz_a[rows], when[pairs.frame_a[rows]], when[pairs.frame_b[rows]])
+        error = (error - pairs.xyz_b[rows]).norm(dim=-1) / size
+        metrics["transport"] = {
+            "median_rel": float(error.median()),
+            "mean_rel": float(error.mean()),
+            "p90_rel": float(error.quantile(0.9)),
+        }
+    return metrics
