@@ -1,0 +1,52 @@
+"""Options of the render and export stages. Free of torch, so that the help text is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+RenderName = Literal["input", "fixed", "orbit"]
+RENDER_NAMES: tuple[RenderName, ...] = ("input", "fixed", "orbit")
+
+
+@dataclass(frozen=True)
+class RenderConfig:
+    """The pictures and videos of the render stage, one picture for each frame of the clip."""
+
+    which: tuple[RenderName, ...] = RENDER_NAMES
+    """input: the clip's own cameras. fixed: the middle camera at all times. orbit: round the object as time plays."""
+    orbit_turns: float = 1.0
+    """Full turns of the orbit over the clip; negative turns the other way."""
+    fps: float = 0.0
+    """Frames a second of the videos; 0 takes the clip's own."""
+    background: Literal["white", "grey", "black", "clip"] = "white"
+    """Colour behind the object; clip: the mean colour outside the clip's masks."""
+
+    def __post_init__(self) -> None:
+        if not self.which:
+            raise ValueError("render.which must name at least one of input, fixed, orbit")
+        for name in self.which:
+            if name not in RENDER_NAMES:
+                raise ValueError(f"render.which: {name!r} is not one of input, fixed, orbit")
+        if not 0 <= self.fps <= 240:
+            raise ValueError(f"render.fps must be between 0 (the clip's own) and 240, not {self.fps}")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What the export stage writes."""
+
+    ply: bool = True
+    """Write export/ply/frame_0000.ply ... : every frame as a standard 3DGS PLY, row i the same Gaussian in all."""
+    report: bool = True
+    """Write report.html: pictures, curves and figures on one page that needs no network."""
+    report_frames: int = 4
+    """Frames that the report shows from the input's cameras, spread over the clip."""
+    tracks: int = 1500
+    """Gaussians whose trajectories are written to export/tracks.npz and drawn; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.report_frames < 1:
+            raise ValueError(f"export.report_frames must be at least 1, not {self.report_frames}")
+        if self.tracks < 0:
+            raise ValueError(f"export.tracks must not be negative, but is {self.tracks}")

@@ -1,0 +1,282 @@
+"""The stages that read a run folder: renders, per-frame PLYs and tracks, figures and report, evaluation.
+
+Each is a thin layer: it loads what the earlier stages left and calls a function with explicit inputs. `out` is the
+(partial) folder of the stage; the caller renames it when it is whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dyn4d.core.errors import InputError, RunError
+from dyn4d.core.protocols import Progress, SilentProgress
+from dyn4d.core.types import Clip, GaussianCloud, Timeline
+from dyn4d.deformation import TrajectoryField
+from dyn4d.export import metrics as run_metrics
+from dyn4d.export.config import ExportConfig, RenderConfig
+from dyn4d.export.evaluate import Reconstruction, evaluate, object_size
+from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
+from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
+from dyn4d.export.report import FramePictures, ReportContent, find_warnings, write_report
+from dyn4d.export.sequence import write_sequence
+from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
+from dyn4d.export.views import fill_poses
+from dyn4d.gaussians.metrics import mpsnr
+from dyn4d.gaussians.warp import move_cloud
+from dyn4d.io import artifacts
+from dyn4d.io.atomic import read_json, write_json
+from dyn4d.io.cameras_json import CameraFile, read_cameras
+from dyn4d.io.images import read_rgb, write_png
+from dyn4d.io.ply import read_ply
+from dyn4d.io.truth import load_truth
+
+MOVIE_FRAMES = 60  # longer clips are thinned in the report
+TRAILS = 220  # tracks in a picture
+FILES = (
+    ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
+    ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
+    ("gaussians/canonical.ply", "the Gaussians in canonical space"),
+    ("gaussians/field.safetensors", "the field that moves them: dyn4d.deformation.TrajectoryField.load"),
+    ("export/tracks.npz", "trajectories of Gaussians: xyz (frame, track, 3), and each one's row in the PLYs"),
+    ("geometry/", "cameras, points of each frame, correspondences, COLMAP model"),
+    ("metrics.json", "the figures of this page"),
+)
+
+
+def timeline_of(cameras: CameraFile) -> Timeline:
+    """The clip's frames and times from the run's `geometry/cameras.json`, one entry a frame in order."""
+    entries = cameras.frames
+    if not entries:
+        raise RunError(f"{cameras.source} lists no frames; run the geometry stage again with --overwrite")
+    fps = cameras.fps or 24.0
+    seconds = np.array([i / fps if e.time is None else e.time for i, e in enumerate(entries)], dtype=np.float64)
+    span = seconds[-1] - seconds[0]
+    times = (seconds - seconds[0]) / span if len(entries) > 1 else np.zeros(1)
+    names = tuple(Path(e.rgb).stem if e.rgb else f"{i:06d}" for i, e in enumerate(entries))
+    return Timeline(times, seconds, names)
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.is_file() else {}
+
+
+def load_result(run: Path, device: torch.device | str = "cpu") -> Reconstruction:
+    """What the finished stages of a run amount to. Raises `RunError` naming the stage that is missing."""
+    run = Path(run)
+    wanted = (
+        ("geometry", "geometry/cameras.json"), ("gaussians", "gaussians/canonical.ply"),
+        ("gaussians", "gaussians/field.safetensors"),
+    )  # fmt: skip
+    if not run.is_dir():
+        raise InputError(f"{run} is no run folder; give the folder that dyn4d run wrote")
+    for stage, name in wanted:
+        if not (run / name).is_file():
+            raise RunError(f"{run / name} is not there; finish the {stage} stage first (dyn4d {stage} {run})")
+    file = read_cameras(run / "geometry/cameras.json")
+    cameras = file.camera()
+    if cameras is None:
+        raise RunError(f"{file.source} holds no cameras; run the geometry stage again with --overwrite")
+    cloud = read_ply(run / "gaussians/canonical.ply")
+    if not isinstance(cloud, GaussianCloud):
+        raise InputError(f"{run / 'gaussians/canonical.ply'} holds points, not Gaussians; run dyn4d gaussians again")
+    colour = _optional_json(run / "gaussians/metrics.json").get("background") or (0.5, 0.5, 0.5)
+    return Reconstruction(
+        cloud=cloud.to(device),
+        field=TrajectoryField.load(run / "gaussians/field.safetensors", device),
+        timeline=timeline_of(file),
+        cameras=cameras,
+        poses_given=read_json(file.source).get("poses", "given") != "solved",
+        background=tuple(float(c) for c in colour),
+    )
+
+
+def render_run(
+    run: Path, out: Path, config: RenderConfig, *, device: torch.device | str = "cpu", progress: Progress | None = None
+) -> list[Path]:
+    """The render stage: fill `out` with pictures and videos, going on where an interrupted call stopped."""
+    result = load_result(run, device)
+    return write_renders(
+        result.cloud, result.field, result.timeline, cameras=result.cameras, out=out, config=config,
+        clip_colour=result.background, progress=progress,
+    )  # fmt: skip
+
+
+def tracks_picture(
+    result: Reconstruction, tracks: Mapping[str, np.ndarray], *, frames: Sequence[int], background: tuple[float, ...]
+) -> np.ndarray:
+    """Trails at some frames side by side, each seen by that frame's own camera over its render."""
+    xyz = tracks["xyz"]
+    cameras = fill_poses(result.cameras)
+    rows = spread_rows(xyz[len(xyz) // 2], TRAILS)
+    xyz = xyz[:, rows]
+    colours = rainbow(xyz[len(xyz) // 2])
+    size = object_size(xyz)
+    panels = []
+    for frame in frames:
+        moved = move_cloud(result.cloud, result.field, float(result.timeline.times[frame]))
+        drawn = render_cloud(moved, cameras[frame], background)
+        panels.append(
+            draw_trails(
+                to_uint8(drawn.rgb[0]), xyz, cameras[frame], colours=colours, frame=frame,
+                depth=drawn.depth[0, ..., 0], tolerance=0.03 * size, length=max(6, len(xyz) // 4),
+            )
+        )  # fmt: skip
+    return side_by_side(panels, gap=4)
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    config: ExportConfig,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> None:
+    """The export stage's own folder: `out/ply/frame_0000.ply ...`, `out/tracks.npz`, `out/tracks.png`."""
+    progress = progress or SilentProgress()
+    result = load_result(run, device)
+    out.mkdir(parents=True, exist_ok=True)
+    if config.ply:
+        write_sequence(result.cloud, result.field, result.timeline, out=out / "ply", progress=progress)
+    if config.tracks:
+        tracks = gaussian_tracks(result.cloud, result.field, result.timeline, count=config.tracks, seed=seed)
+        artifacts.save(out / "tracks.npz", tracks)
+        count = len(result.timeline)
+        frames = sorted({count // 2, max(0, (3 * count) // 4), count - 1})
+        write_png(out / "tracks.png", tracks_picture(result, tracks, frames=frames, background=(1.0, 1.0, 1.0)))
+
+
+def compare_frames(
+    result: Reconstruction, clip: Clip, *, count: int, background: tuple[float, ...]
+) -> list[FramePictures]:
+    """Input, render, error and depth of `count` of the clip's selected frames, spread over it.
+
+    The error is that of the render over the clip's own background colour; `background` is what is shown.
+    """
+    cameras = fill_poses(result.cameras)
+    rows = np.unique(np.linspace(0, len(clip) - 1, min(count + 2, len(clip))).round().astype(int))
+    rows = rows[1:-1] if len(rows) > count else rows  # the ends are seen in the movies
+    out = []
+    for row in rows.tolist():
+        frame = int(clip.frames[row])
+        moved = move_cloud(result.cloud, result.field, float(result.timeline.times[frame]))
+        own = render_cloud(moved, cameras[frame], result.background)
+        shown = render_cloud(moved, cameras[frame], background)
+        image, mask = np.asarray(clip.images[row]), np.asarray(clip.masks[row])
+        picture = own.rgb[0].clamp(0, 1).cpu()
+        score = float(
+            mpsnr(picture, torch.from_numpy(np.ascontiguousarray(image)).float() / 255, torch.from_numpy(mask))
+        )
+        out.append(
+            FramePictures(
+                index=frame, input=image, render=to_uint8(shown.rgb[0]),
+                error=error_picture(to_uint8(picture), image, mask),
+                depth=depth_picture(own.depth[0, ..., 0].cpu().numpy(), own.alpha[0, ..., 0].cpu().numpy()),
+                mpsnr=score,
+            )
+        )  # fmt: skip
+    return out
+
+
+def _movies(renders: Path, count: int) -> tuple[dict[str, list[np.ndarray]], int]:
+    """Pictures of each render that is there, thinned to `MOVIE_FRAMES`, and the step between them."""
+    step = max(1, -(-count // MOVIE_FRAMES))
+    movies = {}
+    for name in ("input", "fixed", "orbit"):
+        paths = [renders / name / f"{i:06d}.png" for i in range(0, count, step)]
+        if all(path.is_file() for path in paths):
+            movies[name] = [read_rgb(path) for path in paths]
+    return movies, step
+
+
+def summarise_run(
+    run: Path,
+    config: ExportConfig,
+    *,
+    clip: Clip,
+    seconds: Mapping[str, float],
+    render: RenderConfig | None = None,
+    settings: str = "",
+    facts: Sequence[tuple[str, str]] = (),
+    warnings: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Write `RUN/metrics.json` and, if asked for, `RUN/report.html`, from what the stages left. The end of a run.
+
+    Args:
+        seconds: stage -> computing time so far. settings: the resolved configuration as text.
+        facts: (label, text) lines about the run. warnings: what earlier stages want a person to see.
+
+    Returns:
+        the content of `metrics.json`.
+    """
+    run = Path(run)
+    gaussians = _optional_json(run / "gaussians/metrics.json")
+    deformation = _optional_json(run / "deformation/metrics.json")
+    evaluation = _optional_json(run / "eval.json") or None
+    figures = run_metrics.assemble(gaussians, deformation, seconds, evaluation=evaluation)
+    write_json(run / "metrics.json", figures)
+    if not config.report:
+        return figures
+    result = load_result(run, device)
+    background = background_colour(render or RenderConfig(), result.background)
+    movies, step = _movies(run / "renders", len(result.timeline))
+    unregistered = torch.nonzero(~result.cameras.registered).flatten().tolist()
+    trails = run / "export/tracks.png"
+    curves = {
+        "Fitting the deformation": deformation.get("curves") or {},
+        "Training the Gaussians with the field": gaussians.get("curves") or {},
+    }
+    content = ReportContent(
+        name=clip.name,
+        facts=(*_facts(clip, result), *facts),
+        metrics=figures,
+        evaluation=evaluation,
+        frames=compare_frames(result, clip, count=config.report_frames, background=background),
+        movies=movies,
+        fps=(render.fps if render is not None and render.fps else result.timeline.fps) / step,
+        curves={title: found for title, found in curves.items() if found},
+        per_frame=run_metrics.per_frame_mpsnr(gaussians),
+        tracks=read_rgb(trails) if trails.is_file() else None,
+        config=settings,
+        files=[
+            entry for entry in FILES if entry[0] == "metrics.json" or (run / entry[0].split(",")[0].split()[0]).exists()
+        ],
+        warnings=[*warnings, *find_warnings(figures, unregistered=unregistered)],
+    )
+    write_report(run / "report.html", content)
+    return figures
+
+
+def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
+    whole, used = len(result.timeline), len(clip)
+    frames = f"{used} of {whole} used for fitting" if used != whole else f"{whole}"
+    return [
+        ("clip", f"{clip.name}, {clip.width} x {clip.height} pixels"),
+        ("frames", f"{frames}, {result.timeline.fps:.3g} a second"),
+        ("Gaussians", f"{len(result.cloud):,}, colours of degree {result.cloud.sh_degree}"),
+    ]
+
+
+def evaluate_run(
+    run: Path, truth_folder: Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
+) -> dict[str, Any]:
+    """Compare a finished run with ground truth, write `RUN/eval.json` and the track error into `RUN/metrics.json`.
+
+    Returns:
+        the content of `eval.json`; `evaluate.format_table` makes a table of it.
+    """
+    run = Path(run)
+    result = load_result(run, device)
+    content = evaluate(result, load_truth(Path(truth_folder)), progress=progress)
+    write_json(run / "eval.json", content)
+    figures = _optional_json(run / "metrics.json")
+    if figures:
+        write_json(run / "metrics.json", {**figures, "track": {"epe_rel": content["track"]["epe_rel"]}})
+    return content
