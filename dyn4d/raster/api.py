@@ -137,7 +137,7 @@ def choose_backend(backend: str, means: Tensor) -> str:
         if means.is_cuda:
             return "gsplat"
         fits = means.device.type == "cpu" and means.dtype == torch.float32
-        return "reference" if fits else "reference"
+        return "cpu" if fits and find_spec("numba") is not None else "reference"
     if backend == "gsplat" and not torch.cuda.is_available():
         # asked before gsplat is imported: without a driver it may try to compile itself and fail obscurely
         raise BackendUnavailable("backend gsplat: this machine has no CUDA device that torch can use; use backend cpu")

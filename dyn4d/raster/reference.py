@@ -152,7 +152,7 @@ def _blend_block(
     after = torch.cumprod(1 - alpha, dim=-1)
     alpha = torch.where(after > T_STOP, alpha, torch.zeros_like(alpha))
     after = torch.cumprod(1 - alpha, dim=-1)
-    before = torch.cat([torch.ones_like(after[..., :1]), after], dim=-1)
+    before = torch.cat([after.new_ones(*after.shape[:-1], 1), after], dim=-1)
     weights = alpha * before[..., :-1]
     return torch.cat([weights @ colors[index], 1 - before[..., -1:]], dim=-1)
 

@@ -2,6 +2,86 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+PARTS = 4  # ranges for each thread: numba hands each thread a run of neighbouring ranges
+
+_forked = False
+_busy = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _forked, _busy
+    _forked = True  # the threads of OpenMP did not survive the fork, and it would abort or wait for them
+    _busy = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def thread_count() -> int:
+    """Threads to use now: torch's number, no more than numba may start; 1 in a forked child."""
+    if _forked:
+        if torch.get_num_threads() > 1:
+            torch.set_num_threads(1)  # torch's own OpenMP would hang in a forked child
+        return 1
+    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+
+
+def even_bounds(total: int, step: int = 1) -> np.ndarray:
+    """Ends of nearly equal ranges over [0, total), each a multiple of `step` but the last."""
+    blocks = -(-total // step)
+    parts = max(1, min(thread_count() * PARTS, blocks))
+    return np.minimum(np.linspace(0, blocks, parts + 1).astype(np.int64) * step, total)
+
+
+def cost_bounds(running_cost: np.ndarray) -> np.ndarray:
+    """Ends of ranges of nearly equal cost; `running_cost` (n + 1,) is non-decreasing, item i costs c[i + 1] - c[i]."""
+    count = len(running_cost) - 1
+    parts = max(1, min(thread_count() * PARTS, count))
+    weights = running_cost + np.arange(count + 1) * 4  # an empty tile is not free
+    inner = np.searchsorted(weights, weights[-1] * np.arange(1, parts) / parts)
+    return np.concatenate([[0], np.minimum(inner, count), [count]]).astype(np.int64)
+
+
+def launch(serial: Callable[..., Any], parallel: Callable[..., Any], bounds: np.ndarray, *args: Any) -> None:
+    """Run a kernel over all ranges: in threads, or in this one if there is only one, after a fork, or while another
+    Python thread uses them (some of numba's threading layers cannot be shared)."""
+    threads = thread_count()
+    if threads > 1 and len(bounds) > 2 and _busy.acquire(blocking=False):
+        try:
+            before = numba.get_num_threads()
+            numba.set_num_threads(threads)
+            try:
+                parallel(bounds, *args)
+            finally:
+                numba.set_num_threads(before)
+        finally:
+            _busy.release()
+        return
+    serial(int(bounds[0]), int(bounds[-1]), *args)
+
 
 def warmup() -> None:
-    """Compile (or load from numba's cache) what training on the CPU needs. No effect where numba is missing."""
+    """Compile (or load from numba's cache) what training on the CPU needs: covariances, RGB + depth, SSIM."""
+    from dyn4d.raster.api import rasterization
+    from dyn4d.raster.ssim import ssim
+
+    count = 2048
+    means = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([-0.5, -0.5, 2.0])
+    covars = (torch.eye(3) * 1e-4).repeat(count, 1, 1).requires_grad_()
+    K = torch.tensor([[[64.0, 0.0, 32.0], [0.0, 64.0, 32.0], [0.0, 0.0, 1.0]]])
+    renders, alphas, _ = rasterization(
+        means.requires_grad_(), None, None, torch.full((count,), 0.5), torch.rand(count, 3),
+        torch.eye(4)[None], K, 64, 64, render_mode="RGB+ED", covars=covars,
+    )  # fmt: skip
+    image = renders[0, ..., :3].contiguous()
+    (ssim(image, torch.zeros(64, 64, 3)).mean() + alphas.mean()).backward()
