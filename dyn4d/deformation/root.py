@@ -80,10 +80,13 @@ def fit_root(
     translations = torch.zeros(count, 3)
     for step in (1, -1):
         for frame in range(reference + step, count if step > 0 else -1, step):
-            rows = torch.nonzero((pairs.frame_a == frame - step) & (pairs.frame_b == frame))[:, 0]
+            ahead = (pairs.frame_a == frame - step) & (pairs.frame_b == frame)
+            back = (pairs.frame_a == frame) & (pairs.frame_b == frame - step)
+            source = torch.cat([pairs.xyz_a[ahead], pairs.xyz_b[back]])
+            target = torch.cat([pairs.xyz_b[ahead], pairs.xyz_a[back]])
             rotations[frame], translations[frame] = rotations[frame - step], translations[frame - step]
-            if len(rows) >= 8:
-                r, d = _robust_rigid(pairs.xyz_a[rows], pairs.xyz_b[rows], pairs.weight[rows])
+            if len(source) >= 8:
+                r, d = _robust_rigid(source, target, torch.cat([pairs.weight[ahead], pairs.weight[back]]))
                 rotations[frame] = r @ rotations[frame - step]
                 translations[frame] = r @ translations[frame - step] + d
     if len(pairs) == 0 or count == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -183,9 +183,8 @@ def cotrain(
         )  # fmt: skip
         if state.step % 20 == 0 or state.step == config.steps - 1:
             for name, curve in state.curves.items():
-                curve.append(
-                    [state.step, len(state.model) if name == "count" else float(getattr(terms, name).detach())]
-                )
+                value = len(state.model) if name == "count" else float(getattr(terms, name).detach())
+                curve.append([state.step, value])
         state.step += 1
         fraction = state.step / config.steps
         if config.densify_from <= fraction <= config.densify_until and state.step % config.densify_every == 0:
@@ -219,13 +218,8 @@ def cotrain(
 
 
 def _to(target: FrameTarget, device: torch.device) -> FrameTarget:
-    from dataclasses import fields, replace
-
-    moved = {
-        f.name: getattr(target, f.name).to(device)
-        for f in fields(target)
-        if isinstance(getattr(target, f.name), Tensor)
-    }
+    tensors = {f.name: getattr(target, f.name) for f in fields(target)}
+    moved = {name: value.to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
     return replace(target, **moved)
 
 
