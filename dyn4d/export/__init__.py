@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dyn4d.export.config import ExportConfig as ExportConfig
     from dyn4d.export.config import RenderConfig as RenderConfig
-    from dyn4d.export.evaluate import evaluate_run as evaluate_run
     from dyn4d.export.evaluate import format_table as format_table
+    from dyn4d.export.run import evaluate_run as evaluate_run
     from dyn4d.export.run import export_run as export_run
     from dyn4d.export.run import render_run as render_run
     from dyn4d.export.run import summarise_run as summarise_run

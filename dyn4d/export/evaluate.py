@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from dyn4d.export.renders import render_cloud
 from dyn4d.gaussians.metrics import mean_metrics, picture_metrics
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.io.images import read_mask, read_rgb
-from dyn4d.io.truth import Truth, TruthView
+
+if TYPE_CHECKING:
+    from dyn4d.io.truth import Truth, TruthView
 
 NEAR_NAMES = ("high", "low")
 NEAR_PREFIX = "near_"
