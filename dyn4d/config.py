@@ -34,7 +34,8 @@ class Options:
     max_size: int | None = None
     """Make the pictures smaller, until their longest side has at most this many pixels."""
     mask: str = "auto"
-    """Where the masks are: auto (mask folder or alpha channel), none (the whole frame), or a folder or video."""
+    """Where the masks are: auto (mask folder or video, else the alpha channel), alpha, none (the whole frame), or a
+    folder or video."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     seed: int = 0
@@ -70,6 +71,8 @@ class Config(Options):
 def with_clip(options: Options, clip: Path | str) -> Config:
     """The same options for this clip (stored as an absolute path, so that a run can go on from any folder)."""
     values = {f.name: getattr(options, f.name) for f in fields(Options)}
+    if options.mask not in ("auto", "none", "alpha") and Path(options.mask).exists():
+        values["mask"] = str(Path(options.mask).absolute())
     return Config(**values, clip=str(Path(clip).expanduser().absolute()))
 
 

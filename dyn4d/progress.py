@@ -31,6 +31,9 @@ class PlainProgress:
     def note(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
 
+    def warn(self, line: str) -> None:
+        self.note(line)
+
     def start(self, label: str, total: int, done: int = 0) -> None:
         self._label, self._total, self._done, self._last = label, total, done, {}
         self._began = self._spoke = time.monotonic()
@@ -53,7 +56,13 @@ class PlainProgress:
 
 
 class QuietProgress:
-    """Says nothing."""
+    """Says nothing but warnings."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+
+    def warn(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
 
     def note(self, line: str) -> None: ...
 
@@ -75,6 +84,9 @@ class BarProgress:
         from tqdm import tqdm
 
         tqdm.write(line, file=self.stream)
+
+    def warn(self, line: str) -> None:
+        self.note(line)
 
     def start(self, label: str, total: int, done: int = 0) -> None:
         from tqdm import tqdm
@@ -122,9 +134,9 @@ class TickingProgress:
 
 def make_progress(*, quiet: bool = False, stream: TextIO | None = None) -> AnyProgress:
     """The kind that fits: nothing if `quiet`, a bar on a terminal, else plain lines."""
-    stream = stream or sys.stderr
-    if quiet:
-        return QuietProgress()
+    stream = sys.stderr if stream is None else stream
+    if quiet or stream is None:
+        return QuietProgress(stream)
     return BarProgress(stream) if stream.isatty() else PlainProgress(stream)
 
 

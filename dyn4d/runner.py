@@ -36,7 +36,6 @@ class StageContext:
         run: the run folder; earlier stages' folders are read there.
         config: whatever the caller configures stages with.
         out: the folder to fill; it becomes the stage's own. It may hold work of an earlier, stopped attempt.
-        extra: folder for the stage's outputs that lie beside its folder (`report.html`).
         scratch: kept until the stage is done, then dropped.
         progress: where to say how far it is.
         state: what `run.json` holds.
@@ -45,7 +44,6 @@ class StageContext:
     run: RunFolder
     config: Any
     out: Path
-    extra: Path
     scratch: Path
     progress: TickingProgress
     state: RunState
@@ -61,7 +59,8 @@ class Stage:
         inputs: the stages whose folders it reads.
         settings: its part of the configuration (JSON values) plus whatever else decides what it makes.
         work: fills `StageContext.out`.
-        beside: further outputs, directly in the run folder.
+        finish: called once the stage's folder has its name; quick, and may be called again.
+        beside: files directly in the run folder that `finish` writes; where one is missing it is called again.
         version: raised when the same settings come to make something else.
     """
 
@@ -70,7 +69,8 @@ class Stage:
     inputs: tuple[str, ...]
     settings: Callable[[Any], dict[str, Any]]
     work: Callable[[StageContext], None]
-    beside: tuple[str, ...] = ()
+    finish: Callable[[RunFolder, Any, RunState], None] | None = None
+    beside: Callable[[Any], tuple[str, ...]] = lambda _: ()
     version: int = 1
 
 
@@ -115,6 +115,10 @@ def make_plan(stages: Sequence[Stage], config: Any, run: RunFolder) -> list[Plan
         input_keys = {name: keys[name] for name in stage.inputs}
         key = keys[stage.name] = stage_key(stage, settings, input_keys)
         status, reason = _inspect(stage, key, settings, input_keys, run)
+        if status == "done":
+            missing = [name for name in stage.beside(config) if not (run.root / name).exists()]
+            if missing:
+                status, reason = "partial", f"{missing[0]} is missing"
         plan.append(Planned(stage, key, settings, input_keys, status, reason))
     return plan
 
@@ -124,9 +128,9 @@ def _inspect(
 ) -> tuple[Status, str]:
     partial = _read(run.partial(stage.name) / "state.json")
     marker = _read(run.root / stage.folder / MARKER)
-    if partial is not None and partial.get("key") == key and (marker is None or marker.get("key") != key):
-        if marker is None or partial.get("replaces"):
-            return "partial", "was stopped; goes on"
+    agreed = marker is None or (marker.get("key") != key and partial is not None and partial.get("replaces"))
+    if partial is not None and partial.get("key") == key and agreed:
+        return "partial", "was stopped; goes on"
     if marker is None:
         if (run.root / stage.folder).exists():
             return "changed", f"{stage.folder}/ is there, but was not finished by this program"
@@ -152,9 +156,6 @@ def _why(marker: dict[str, Any], stage: Stage, settings: dict[str, Any], input_k
 
 def _lost_file(stage: Stage, marker: dict[str, Any], run: RunFolder) -> tuple[Status, str] | None:
     folder = run.root / stage.folder
-    for name in stage.beside:
-        if not (run.root / name).exists():
-            return "absent", f"{name} is missing"
     for name, size in marker.get("files", {}).items():
         try:
             found = (folder / name).stat().st_size
@@ -211,9 +212,12 @@ def execute(
     progress.note(f"{stage.name}: {'going on' if goes_on else 'started'}")
     state.begin(stage.name, planned.key, goes_on=goes_on)
     try:
-        if not (goes_on and before and before.get("complete")):
-            _work(planned, config, run, state, progress, goes_on=goes_on)
-        _commit(stage, run)
+        if not _is_placed(planned, run):
+            if not (goes_on and before and before.get("complete")):
+                _work(planned, config, run, state, progress, goes_on=goes_on)
+            _commit(stage, config, run)
+        if stage.finish is not None:
+            stage.finish(run, config, state)
     except BaseException as error:
         _record_failure(state, error)
         if isinstance(error, OSError) and not isinstance(error, Dyn4DError):
@@ -224,9 +228,7 @@ def execute(
     return True
 
 
-def _work(
-    planned: Planned, config: Any, run: RunFolder, state: RunState, progress: Any, *, goes_on: bool
-) -> None:
+def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progress: Any, *, goes_on: bool) -> None:
     stage, partial = planned.stage, run.partial(planned.stage.name)
     replaces = planned.status == "changed"
     if goes_on:
@@ -240,13 +242,8 @@ def _work(
     out, scratch = partial / stage.folder, partial / "scratch"
     out.mkdir(exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    stage.work(StageContext(run, config, out, partial, scratch, TickingProgress(progress, state.tick), state))
-    missing = [name for name in stage.beside if not (partial / name).exists()]
-    if missing:
-        raise RunError(f"{stage.name}: the stage did not write {', '.join(missing)}")
-    files = {
-        path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()
-    }
+    stage.work(StageContext(run, config, out, scratch, TickingProgress(progress, state.tick), state))
+    files = {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
     marker = {
         "key": planned.key,
         "stage": stage.name,
@@ -268,13 +265,19 @@ def remove_temporary(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _commit(stage: Stage, run: RunFolder) -> None:
-    """Move finished outputs to their names. Can be stopped anywhere and called again."""
+def _is_placed(planned: Planned, run: RunFolder) -> bool:
+    """Is the stage's folder whole and up to date? Then only what `finish` writes is missing."""
+    marker = _read(run.root / planned.stage.folder / MARKER)
+    return marker is not None and marker.get("key") == planned.key and _lost_file(planned.stage, marker, run) is None
+
+
+def _commit(stage: Stage, config: Any, run: RunFolder) -> None:
+    """Move the finished folder to its name. Can be stopped anywhere and called again."""
     partial = run.partial(stage.name)
-    for name in (*stage.beside, stage.folder):
-        source, target, old = partial / name, run.root / name, partial / f"old-{Path(name).name}"
-        if not source.exists():
-            continue
+    source, target, old = partial / stage.folder, run.root / stage.folder, partial / "old"
+    for name in stage.beside(config):
+        (run.root / name).unlink(missing_ok=True)  # made from the old folder
+    if source.exists():
         if target.is_dir():
             if old.exists():
                 shutil.rmtree(old)

@@ -55,12 +55,16 @@ class RunFolder:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{self.root}: cannot make this folder ({error.strerror}); choose another --out") from error
+            raise InputError(
+                f"{self.root}: cannot make this folder ({error.strerror}); choose another --out"
+            ) from error
 
     def require(self) -> None:
         """Raise `InputError` unless this is a run."""
         if not self.state.is_file() or not self.config.is_file():
-            raise InputError(f"{self.root} is not a run (no run.json and config.yaml); make one with dyn4d run or prepare")
+            raise InputError(
+                f"{self.root} is not a run (no run.json and config.yaml); make one with dyn4d run or prepare"
+            )
 
 
 class RunState:

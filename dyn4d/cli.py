@@ -1,0 +1,419 @@
+"""The command line: `dyn4d COMMAND ...`. Free of torch until a command needs it, so that help is quick.
+
+Exit codes: 0 done, 1 the run failed, 2 bad input or usage, 130 Ctrl-C. Errors are one line on stderr; `--debug` shows
+where they come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from dyn4d import __version__
+from dyn4d.config import Options, load_config, load_preset, with_clip
+from dyn4d.core.errors import Dyn4DError, InputError, RunError
+from dyn4d.runs import RunFolder, describe_error
+
+T = TypeVar("T")
+Preset = Literal["quick", "default", "quality"]
+
+
+class UsageError(InputError):
+    """The command line cannot be understood."""
+
+
+# ------------------------------------------------------------------------------- arguments of commands
+
+
+@dataclass(frozen=True)
+class Common:
+    """Arguments of every command that works for a while."""
+
+    quiet: FlagCreatePairsOff[bool] = False
+    """Say nothing but warnings and errors."""
+    debug: FlagCreatePairsOff[bool] = False
+    """Show where an error comes from."""
+
+
+@dataclass(frozen=True)
+class RunArgs(Common):
+    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
+
+    clip: Annotated[Positional[str], arg(metavar="CLIP")] = ""
+    """Clip folder, video file, or folder of pictures."""
+    out: str | None = None
+    """The run folder. Default: runs/<clip name>."""
+    preset: Preset = "default"
+    """Values that the options below start from."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace finished stages that were made with other settings."""
+    options: Annotated[Options, arg(name="")] = dataclass_field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class StageArgs(Common):
+    """One stage of a run. Options start from those of the run."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    """The run folder."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace the finished stage if it was made with other settings."""
+    options: Annotated[Options, arg(name="")] = dataclass_field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class DemoArgs(Common):
+    """Make a procedural clip, reconstruct it, and compare with the truth."""
+
+    out: str = "runs/demo"
+    """The run folder; the clip and its truth are put into it too."""
+    preset: Preset = "quick"
+    """Values that the options below start from."""
+    scene: Literal["creature", "worm", "turntable"] = "creature"
+    """What moves."""
+    backdrop: Literal["grey", "room"] = "grey"
+    """What is behind it."""
+    length: int = 48
+    """Frames of the clip."""
+    size: int = 256
+    """Width and height of its pictures in pixels."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace finished stages that were made with other settings."""
+    options: Annotated[Options, arg(name="")] = dataclass_field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class EvalArgs(Common):
+    """Compare a finished run with ground truth."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    """The run folder."""
+    truth: str = ""
+    """Folder with views.json, cameras.json and tracks.npz."""
+
+
+@dataclass(frozen=True)
+class StatusArgs(Common):
+    """What is done, how long it took, what would run again and why."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    """The run folder."""
+
+
+@dataclass(frozen=True)
+class CheckArgs(Common):
+    """Look at every frame of a clip."""
+
+    clip: Annotated[Positional[str], arg(metavar="CLIP")] = ""
+    """Clip folder, video file, or folder of pictures."""
+    frames: str | None = None
+    """Only these frames: start:stop:step."""
+    max_size: int | None = None
+    """As it would be with this longest side, in pixels."""
+    mask: str = "auto"
+    """auto, alpha, none, or a folder or video."""
+
+
+@dataclass(frozen=True)
+class PlyArgs(Common):
+    """What is in a PLY of Gaussians or points."""
+
+    action: Positional[Literal["info"]] = "info"
+    """What to do."""
+    file: Annotated[Positional[str], arg(metavar="FILE")] = ""
+    """The PLY file."""
+
+
+# -------------------------------------------------------------------------------------------- parsing
+
+
+def parse(kind: type[T], name: str, words: Sequence[str], default: T, *, needs: tuple[str, ...] = ()) -> T:
+    """The arguments of one command.
+
+    Args:
+        kind: its dataclass. name: the command. words: what was typed after it. default: values to start from.
+        needs: fields that must not stay empty.
+
+    Raises:
+        UsageError: with what is wrong, in one line. SystemExit: after printing help.
+    """
+    caught = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(caught):
+            parsed = tyro.cli(kind, prog=f"dyn4d {name}", args=list(words), default=default, description=kind.__doc__)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(f"{_one_line(caught.getvalue())}; see dyn4d {name} --help") from stop
+    except ValueError as error:
+        raise UsageError(f"{error}; see dyn4d {name} --help") from error
+    for field in needs:
+        if not getattr(parsed, field):
+            label = f"--{field}" if field in ("truth", "out") else field.upper()
+            raise UsageError(f"dyn4d {name}: {label} is missing; see dyn4d {name} --help")
+    return parsed
+
+
+def _one_line(box: str) -> str:
+    """What tyro's error box says, without its frame, title, help text of the option and pointer to the help."""
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    text = ""
+    for line in lines:
+        if re.match(r"─+$|For full helptext|Argument helptext|dyn4d .*--help$", line):
+            if text:
+                break
+            continue
+        text = f"{text} {line}".strip()
+    suggestion = next((at for at, line in enumerate(lines) if line.startswith("Perhaps you meant")), None)
+    if suggestion is not None and "Perhaps" not in text:
+        flag = next((line.split()[0] for line in lines[suggestion + 1 :] if line.startswith("--")), None)
+        text += f"; perhaps you meant {flag}" if flag else ""
+    text = re.sub(r"^Error parsing (options\.\w+|options): ", "", text)
+    return text or "the arguments cannot be understood"
+
+
+def _preset_of(words: Sequence[str], fallback: str) -> Options:
+    """The options that `--preset` in `words` names: they are the defaults that everything else is read over."""
+    for at, word in enumerate(words):
+        if word.startswith("--preset="):
+            return load_preset(word.split("=", 1)[1])
+        if word == "--preset" and at + 1 < len(words):
+            return load_preset(words[at + 1])
+    return load_preset(fallback)
+
+
+def _first_plain(words: Sequence[str]) -> str:
+    """The first word, if it is not an option: where the run folder of a stage's command stands."""
+    return words[0] if words and not words[0].startswith("-") else ""
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+def _progress(args: Common) -> Any:
+    from dyn4d.progress import make_progress
+
+    return make_progress(quiet=args.quiet)
+
+
+def _say(text: str, args: Common) -> None:
+    if not args.quiet:
+        print(text)
+
+
+def _show_result(run: RunFolder, args: Common) -> None:
+    from dyn4d.stagework import read_metrics
+
+    if args.quiet:
+        return
+    figures = read_metrics(run)
+    total = sum(value or 0 for value in figures["seconds"].values())
+    found = figures["input"]["mpsnr"]
+    quality = "" if found is None else f", {found:.2f} dB inside the mask on the input's views"
+    print(f"done in {total:.0f} s{quality}")
+    for path in (run.report, run.renders / "orbit.mp4", run.export / "ply"):
+        if path.exists():
+            print(f"  {path}")
+
+
+def run_command(name: str, words: Sequence[str]) -> None:
+    default = RunArgs(options=_preset_of(words, "default"))
+    args = parse(RunArgs, name, words, default, needs=("clip",))
+    from dyn4d.pipeline import run_all
+
+    out = args.out or str(Path("runs") / (_clip_name(args.clip)))
+    run = run_all(
+        with_clip(args.options, args.clip), out, overwrite=args.overwrite, progress=_progress(args)
+    )  # fmt: skip
+    _show_result(run, args)
+
+
+def _clip_name(clip: str) -> str:
+    path = Path(clip).expanduser().absolute()
+    return path.name if path.is_dir() else path.stem
+
+
+def prepare_command(name: str, words: Sequence[str]) -> None:
+    default = RunArgs(options=_preset_of(words, "default"))
+    args = parse(RunArgs, name, words, default, needs=("clip", "out"))
+    from dyn4d.pipeline import run_prepare
+
+    config = with_clip(args.options, args.clip)
+    run = run_prepare(config, args.out or "", overwrite=args.overwrite, progress=_progress(args))
+    _say(str(run.root), args)
+
+
+def stage_command(name: str, words: Sequence[str]) -> None:
+    options, where = Options(), _first_plain(words)
+    if where:
+        folder = RunFolder(where)
+        folder.require()
+        config = load_config(folder.config)
+        options = Options(**{f.name: getattr(config, f.name) for f in fields(Options)})
+    args = parse(StageArgs, name, words, StageArgs(options=options), needs=("run",))
+    if args.run != where:
+        raise UsageError(f"dyn4d {name}: the run folder comes first: dyn4d {name} RUN ...")
+    from dyn4d.pipeline import run_stage
+
+    config = with_clip(args.options, load_config(RunFolder(where).config).clip)
+    run = run_stage(name, where, config=config, overwrite=args.overwrite, progress=_progress(args))
+    _say(str(run.root), args)
+
+
+def demo_command(name: str, words: Sequence[str]) -> None:
+    default = DemoArgs(options=_preset_of(words, "quick"))
+    args = parse(DemoArgs, name, words, default)
+    from dyn4d.demo import make_demo_clip
+    from dyn4d.pipeline import run_all, run_eval
+
+    run, progress = RunFolder(args.out), _progress(args)
+    folders = make_demo_clip(
+        run, scene=args.scene, background=args.backdrop, frames=args.length, size=args.size,
+        overwrite=args.overwrite, progress=progress,
+    )  # fmt: skip
+    run_all(
+        with_clip(args.options, folders.clip), run, overwrite=args.overwrite, progress=progress, allow=folders.names
+    )  # fmt: skip
+    if not run.eval.is_file():
+        run_eval(run, folders.truth, progress=progress)
+    if not args.quiet:
+        _print_table(run)
+    _show_result(run, args)
+
+
+def _print_table(run: RunFolder) -> None:
+    from dyn4d.export.evaluate import format_table
+    from dyn4d.io.atomic import read_json
+
+    print(format_table(read_json(run.eval)))
+
+
+def eval_command(name: str, words: Sequence[str]) -> None:
+    args = parse(EvalArgs, name, words, EvalArgs(), needs=("run", "truth"))
+    from dyn4d.pipeline import run_eval
+
+    run = RunFolder(args.run)
+    run_eval(run, args.truth, progress=_progress(args))
+    _print_table(run)
+
+
+def status_command(name: str, words: Sequence[str]) -> None:
+    args = parse(StatusArgs, name, words, StatusArgs(), needs=("run",))
+    from dyn4d.pipeline import run_status
+    from dyn4d.status import format_status
+
+    print(format_status(*run_status(args.run)))
+
+
+def check_command(name: str, words: Sequence[str]) -> None:
+    args = parse(CheckArgs, name, words, CheckArgs(), needs=("clip",))
+    from dyn4d.io.check import check_clip, refuse_errors
+    from dyn4d.io.clips import load_clip
+
+    clip = load_clip(args.clip, mask=args.mask, frames=args.frames, max_size=args.max_size)
+    findings = check_clip(clip, progress=_progress(args))
+    _say(f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels", args)
+    for finding in findings:
+        if finding.severity != "error":
+            print(f"{finding.severity}: {finding.line()}")
+    refuse_errors(findings)
+
+
+def ply_command(name: str, words: Sequence[str]) -> None:
+    args = parse(PlyArgs, name, words, PlyArgs(), needs=("file",))
+    from dyn4d.io.ply_info import ply_info
+
+    print(ply_info(Path(args.file)).format())
+
+
+COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
+    "demo": (demo_command, "[--out DIR]", "a procedural clip through the whole pipeline, no download"),
+    "run": (run_command, "CLIP [--out DIR]", "a clip through the whole pipeline; called again, it goes on"),
+    "prepare": (prepare_command, "CLIP --out RUN", "make a run, then one stage at a time:"),
+    "geometry": (stage_command, "RUN", "  cameras, points and matches"),
+    "deform": (stage_command, "RUN", "  the field that moves the object, and tracks"),
+    "gaussians": (stage_command, "RUN", "  3D Gaussians, trained with the field"),
+    "render": (stage_command, "RUN", "  pictures and videos"),
+    "export": (stage_command, "RUN", "  per-frame PLYs, figures, report.html"),
+    "eval": (eval_command, "RUN --truth FOLDER", "compare with ground truth"),
+    "status": (status_command, "RUN", "what is done, and what would run again and why"),
+    "check": (check_command, "CLIP", "look at every frame of a clip"),
+    "ply": (ply_command, "info FILE", "what is in a PLY of Gaussians or points"),
+}
+
+
+def usage() -> str:
+    """The text of `dyn4d --help`."""
+    lines = [
+        "usage: dyn4d COMMAND ... [--debug]",
+        "",
+        "One video of a moving object in, the object in 4D out: 3D Gaussians that move.",
+        "",
+    ]
+    lines += [f"  dyn4d {f'{name} {form}':32s}{text}" for name, (_, form, text) in COMMANDS.items()]
+    lines += ["", "dyn4d COMMAND --help lists the options of a command. Exit codes: 0 done, 1 the run failed,"]
+    return "\n".join([*lines, "2 bad input or usage, 130 stopped with Ctrl-C."])
+
+
+# ----------------------------------------------------------------------------------------------- main
+
+
+def _dispatch(words: Sequence[str]) -> None:
+    if not words:
+        raise UsageError(f"say what to do: dyn4d {' | '.join(COMMANDS)}; see dyn4d --help")
+    if words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if words[0] in ("-V", "--version"):
+        print(f"dyn4d {__version__}")
+        return
+    if words[0] not in COMMANDS:
+        raise UsageError(f"{words[0]}: no such command; there are {', '.join(COMMANDS)}")
+    COMMANDS[words[0]][0](words[0], words[1:])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(words)
+    except SystemExit as stop:  # help was printed
+        return stop.code if isinstance(stop.code, int) else 0
+    except KeyboardInterrupt:
+        return _fail("stopped; run the same command to go on", 130, words)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            sys.stdout.close()
+        return 1
+    except Dyn4DError as error:
+        return _fail(describe_error(error), error.exit_code, words)
+    except MemoryError:
+        return _fail("out of memory; use fewer frames (--frames), smaller pictures (--max-size)", 1, words)
+    except OSError as error:
+        return _fail(describe_error(error), RunError.exit_code, words)
+    except Exception as error:  # a fault of ours: still one line
+        return _fail(f"internal error: {describe_error(error)} (--debug shows where)", RunError.exit_code, words)
+    return 0
+
+
+def _fail(text: str, code: int, words: Sequence[str]) -> int:
+    if "--debug" in words:
+        traceback.print_exc()
+    print(f"dyn4d: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""What each stage of the pipeline does: read the run's earlier folders, fill its own.
+
+Each function takes a `StageContext` whose `config` is a `dyn4d.config.Config`. Heavy packages are imported where they
+are used, so that reading a run's state needs none of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dyn4d.config import Config, dump_config
+from dyn4d.io.atomic import read_json, write_json
+from dyn4d.runner import StageContext
+from dyn4d.runs import RunFolder, RunState
+
+if TYPE_CHECKING:
+    import torch
+
+    from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult, LiftedPairs
+
+log = logging.getLogger(__name__)
+
+COLMAP_POINTS = 100_000  # more only make the model slow to open
+COTRAIN_SHARE = 0.5  # of the fit's batch size; the field is fitted already and only has to be held
+
+
+def open_clip(config: Config) -> Clip:
+    """The clip that the options name, with the frames and size they ask for."""
+    from dyn4d.io.clips import load_clip
+
+    return load_clip(config.clip, mask=config.mask, frames=config.frames, max_size=config.max_size)
+
+
+def device_of(config: Config) -> torch.device:
+    """The device of the run. Raises `InputError` where it is not there."""
+    from dyn4d.core.protocols import resolve_device
+
+    return resolve_device(config.device)
+
+
+# ------------------------------------------------------------------------------------------ prepare
+
+
+def prepare(ctx: StageContext) -> None:
+    """Read every frame once, warn or refuse, and write down what the clip is."""
+    from dyn4d.io.check import check_clip, refuse_errors
+
+    clip = open_clip(ctx.config)
+    findings = check_clip(clip, progress=ctx.progress)
+    for finding in findings:
+        if finding.severity == "warning":
+            log.warning("%s", finding.line())
+    refuse_errors(findings)
+    timeline = clip.timeline
+    facts = {
+        "name": clip.name,
+        "source": str(clip.source),
+        "width": clip.width,
+        "height": clip.height,
+        "frames": len(timeline),
+        "selected": clip.frames.tolist(),
+        "depth": clip.depth is not None,
+        "poses_given": clip.poses_given,
+    }
+    # t = (seconds - first) / (last - first): fixed by the whole clip, whatever frames are selected
+    time = {
+        "first": float(timeline.seconds[0]),
+        "last": float(timeline.seconds[-1]),
+        "fps": timeline.fps,
+        "seconds": timeline.seconds.tolist(),
+    }
+    write_json(ctx.out / "clip.json", {**facts, "time": time, "findings": [f.line() for f in findings]})
+    ctx.state.update(clip=facts, time=time)
+
+
+# ----------------------------------------------------------------------------------------- geometry
+
+
+def geometry(ctx: StageContext) -> None:
+    """Cameras, points of every frame, and matches between frames."""
+    from dyn4d.geometry.sources import solve_geometry
+    from dyn4d.io import artifacts
+    from dyn4d.io.cameras_json import write_cameras
+    from dyn4d.matching.flow import match_clip
+
+    config: Config = ctx.config
+    clip = open_clip(config)
+    found = solve_geometry(clip, config.geometry, config.seed, progress=ctx.progress, cache=ctx.scratch / "geometry")
+    cameras = all_cameras(clip, found)
+    extra = {"poses": "given" if clip.poses_given else "solved", "source": found.source}
+    write_cameras(ctx.out / "cameras.json", cameras, clip.timeline, extra=extra)
+    artifacts.save(ctx.out / "frame_points.npz", found.points, source=found.source)
+    matches = match_clip(clip, config.matching, config.seed, progress=ctx.progress, cache=ctx.scratch / "matches")
+    ctx.progress.note(f"geometry: {len(found.points)} points, {len(matches)} matches between frames")
+    if len(matches) == 0 and len(clip) > 1:
+        log.warning("no matches between frames: nothing tells how the object moves")
+    artifacts.save(ctx.out / "correspondences.npz", matches)
+    write_points(ctx.out / "points", clip, found.points)
+    write_colmap(ctx.out / "sparse", clip, cameras, found.points)
+
+
+def all_cameras(clip: Clip, found: GeometryResult) -> Camera:
+    """Cameras of all F frames of the clip: those found, those given for frames that were not selected, else NaN."""
+    import torch
+
+    from dyn4d.core.types import Camera
+
+    count = len(clip.timeline)
+    K = found.cameras.K[:1].double().expand(count, 3, 3).clone()
+    poses = torch.full((count, 4, 4), float("nan"), dtype=torch.float64)
+    if clip.all_cameras is not None:
+        K, poses = clip.all_cameras.K.double().clone(), clip.all_cameras.world_from_cam.double().clone()
+    rows = torch.as_tensor(clip.frames, dtype=torch.int64)
+    K[rows], poses[rows] = found.cameras.K.double().cpu(), found.cameras.world_from_cam.double().cpu()
+    return Camera(K, poses, clip.width, clip.height)
+
+
+def write_points(folder: Path, clip: Clip, points: FramePoints) -> None:
+    """One PLY for each selected frame, named by its index in the clip."""
+    from dyn4d.io.ply import write_points_ply
+
+    folder.mkdir(exist_ok=True)
+    for row, frame in enumerate(clip.frames.tolist()):
+        mine = points.select(points.frame == row)
+        write_points_ply(folder / f"{frame:06d}.ply", mine.xyz, mine.rgb, normal=mine.normal, conf=mine.conf)
+
+
+def write_colmap(folder: Path, clip: Clip, cameras: Camera, points: FramePoints) -> None:
+    """The frames with a pose, and some of all frames' points, as a COLMAP model; each point has the one observation
+    that it was made from."""
+    import torch
+
+    from dyn4d.io.colmap import Observations, write_model
+
+    some = points.select(torch.arange(0, len(points), max(1, -(-len(points) // COLMAP_POINTS))))
+    seen = Observations(torch.arange(len(some)).numpy(), clip.frames[some.frame.numpy()], some.xy.double().numpy())
+    write_model(
+        folder, cameras, [f"{name}.png" for name in clip.timeline.names], xyz=some.xyz.numpy(), rgb=some.rgb.numpy(),
+        observations=seen,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------- reading what geometry left
+
+
+def load_geometry(run: RunFolder, clip: Clip) -> tuple[FramePoints, Camera, LiftedPairs]:
+    """All frames' points, the selected frames' cameras, and the matches lifted to the world."""
+    from dyn4d.core.errors import RunError
+    from dyn4d.core.types import Correspondences, FramePoints
+    from dyn4d.geometry.lift import lift
+    from dyn4d.io import artifacts
+    from dyn4d.io.cameras_json import read_cameras
+
+    points = artifacts.load(run.geometry / "frame_points.npz", FramePoints)
+    matches = artifacts.load(run.geometry / "correspondences.npz", Correspondences)
+    cameras = read_cameras(run.geometry / "cameras.json").camera()
+    if cameras is None:
+        raise RunError(f"{run.geometry / 'cameras.json'} has no cameras; run dyn4d geometry {run.root} --overwrite")
+    pairs = lift(matches, points, clip.height, clip.width, len(clip))
+    return points, cameras[clip.frames.tolist()], pairs
+
+
+def deform(ctx: StageContext) -> None:
+    """Fit the field on the lifted matches, measure it, and carry tracks through the clip."""
+    from dyn4d.deformation.fit import fit_field
+    from dyn4d.deformation.tracks import make_tracks
+    from dyn4d.io import artifacts
+
+    config: Config = ctx.config
+    clip = open_clip(config)
+    points, cameras, pairs = load_geometry(ctx.run, clip)
+    fitted = fit_field(
+        pairs, points, cameras, clip.masks, clip.times, config.deformation, device=device_of(config),
+        seed=config.seed, progress=ctx.progress, checkpoint=ctx.scratch / "fit.safetensors",
+    )  # fmt: skip
+    fitted.field.save(ctx.out / "field.safetensors")
+    tracks = make_tracks(
+        fitted.field.cpu(), points, cameras, frames=clip.frames, frame_times=clip.times,
+        all_times=clip.timeline.times, count=config.deformation.tracks, seed=config.seed,
+    )  # fmt: skip
+    artifacts.save(ctx.out / "tracks.npz", tracks)
+    write_json(ctx.out / "metrics.json", fitted.metrics)
+
+
+def gaussians(ctx: StageContext) -> None:
+    """Make Gaussians from all frames' points and train them together with the field."""
+    from dyn4d.deformation.field import TrajectoryField
+    from dyn4d.deformation.fit import build_objective, measure
+    from dyn4d.gaussians.cotrain import cotrain
+    from dyn4d.io.ply import write_ply
+
+    config: Config = ctx.config
+    clip, device = open_clip(config), device_of(config)
+    points, cameras, pairs = load_geometry(ctx.run, clip)
+    field = TrajectoryField.load(ctx.run.deformation / "field.safetensors")
+    objective = build_objective(
+        pairs, points, cameras, clip.masks, clip.times, config.deformation, device=device
+    )  # fmt: skip
+
+    def hold(field: Any, seed: int) -> Any:
+        assert objective is not None
+        return objective(field, seed, share=COTRAIN_SHARE).weighted(config.deformation)
+
+    trained = cotrain(
+        clip, points, field, cameras, config.gaussians, regulariser=hold if objective is not None else None,
+        device=device, seed=config.seed, progress=ctx.progress, checkpoint=ctx.out / "checkpoint.safetensors",
+    )  # fmt: skip
+    write_ply(ctx.out / "canonical.ply", trained.cloud)
+    assert isinstance(trained.field, TrajectoryField)
+    trained.field.cpu().save(ctx.out / "field.safetensors")
+    after = measure(trained.field, points, clip.times, pairs)
+    write_json(ctx.out / "metrics.json", {**trained.metrics, "cycle": after["cycle"], "transport": after["transport"]})
+
+
+def forget_evaluation(run: RunFolder, config: Any, state: RunState) -> None:
+    """An evaluation of the Gaussians before these is not one of these."""
+    run.eval.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------- render and export
+
+
+def render(ctx: StageContext) -> None:
+    """Pictures and videos from the input's cameras, a fixed one and an orbit."""
+    from dyn4d.export.run import render_run
+
+    render_run(ctx.run.root, ctx.out, ctx.config.render, device=device_of(ctx.config), progress=ctx.progress)
+
+
+def export(ctx: StageContext) -> None:
+    """Per-frame PLYs and tracks."""
+    from dyn4d.export.run import export_run
+
+    config: Config = ctx.config
+    export_run(
+        ctx.run.root, ctx.out, config.export, seed=config.seed, device=device_of(config), progress=ctx.progress
+    )  # fmt: skip
+
+
+def summarise(run: RunFolder, config: Config, state: RunState) -> None:
+    """Write `metrics.json` and `report.html` from what all stages left."""
+    from dyn4d.export.run import summarise_run
+
+    seconds = state.seconds()
+    facts = [
+        ("device", str(state.data.get("device", config.device))),
+        ("seed", str(config.seed)),
+        ("dyn4d", str(state.data.get("versions", {}).get("dyn4d", ""))),
+    ]
+    summarise_run(
+        run.root, config.export, clip=open_clip(config), seconds=seconds, render=config.render,
+        settings=dump_config(config), facts=facts, warnings=[str(w["text"]) for w in state.data["warnings"]],
+        device=device_of(config),
+    )  # fmt: skip
+
+
+def read_metrics(run: RunFolder) -> dict[str, Any]:
+    """The figures of a finished run."""
+    return read_json(run.metrics)
