@@ -10,13 +10,14 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.io.atomic import atomic_path
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".gif"})
 
-_AV_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, IndexError)
+_AV_ERRORS = (FFmpegError, OSError, ValueError, EOFError, IndexError)
 
 
 class VideoReader:
@@ -111,8 +112,9 @@ class VideoReader:
 
     def _decode_next(self) -> Any:
         if self._frames is None:
-            stream = self._container.streams.video[0] if self._container is not None else self._open()
-            self._frames = iter(self._container.decode(stream))
+            container = self._container
+            assert container is not None, "_open comes first"
+            self._frames = iter(container.decode(container.streams.video[0]))
         frame = next(self._frames, None)
         self._next += 1
         return frame
@@ -133,7 +135,7 @@ class VideoReader:
         if index > 0:
             try:
                 self._container.seek(self._pts[index], stream=stream, backward=True, any_frame=False)
-            except av.error.FFmpegError:  # some containers cannot seek: read from the start
+            except FFmpegError:  # some containers cannot seek: read from the start
                 stream = self._open()
         self._next = 0
 
@@ -189,7 +191,7 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float) -> Non
                 if stream is None:
                     raise ValueError(f"write_mp4: {path}: no frames")
                 container.mux(stream.encode())
-        except av.error.FFmpegError as error:
+        except FFmpegError as error:
             if isinstance(error, OSError):  # atomic_path words a full disk
                 raise OSError(error.errno, str(error)) from error
             raise RunError(f"cannot write {path}: {error}") from error
