@@ -28,7 +28,7 @@ class SyntheticConfig:
     """Colour samples a pixel along each axis, 1 to 8."""
     held_out_every: int = 6
     """Held-out cameras look at every n-th frame."""
-    tracks: int = 2000
+    tracks: int = 2500
     """Number of surface points whose paths are written, at least 1."""
     depth_div: float = 5000.0
     """Units of the 16-bit depth maps in one metre."""

@@ -122,11 +122,11 @@ def _marks() -> list[list[float]]:
 class Gait:
     """How it walks, in the units of the tables above: distance covered, heading change, strides, phase in cycles."""
 
-    distance: float = 0.72
+    distance: float = 0.66
     bend: float = math.radians(26)
-    strides: float = 2.25
+    strides: float = 1.8
     phase: float = 0.0
-    stance: float = 0.62
+    stance: float = 0.56
     lift: float = 0.075
 
 

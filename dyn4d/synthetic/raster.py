@@ -18,7 +18,7 @@ def project(vertices: np.ndarray, K: np.ndarray, cam_from_world: np.ndarray) -> 
     return np.stack([K[0, 0] * x + K[0, 1] * y + K[0, 2], K[1, 1] * y + K[1, 2]], axis=1), z
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def z_buffer(
     xy: np.ndarray, z: np.ndarray, faces: np.ndarray, width: int, height: int, samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +60,7 @@ def z_buffer(
     return face, nearest
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _occluded(
     xy: np.ndarray, z: np.ndarray, faces: np.ndarray, points: np.ndarray, depth: np.ndarray, own: np.ndarray,
     order: np.ndarray, start: np.ndarray, width: int, height: int,
@@ -118,7 +118,7 @@ def visible_points(
     return inside & ~_occluded(xy, z, faces, points, depth, own, order, start, width, height)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Area-weighted unit normals (V, 3), outwards for counter-clockwise faces."""
     out = np.zeros_like(vertices)

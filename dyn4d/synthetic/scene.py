@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -67,7 +67,8 @@ class Scene:
 
     Attributes:
         config: how it was made. model: the object. times: (T,) in [0, 1]. seconds: (T,).
-        shapes: T vertex arrays (V, 3) float64, world. rig: the cameras. room: None for the grey background.
+        shapes: T vertex arrays (V, 3) float64, world, nowhere below z = 0. rig: the cameras.
+        room: None for the grey background.
     """
 
     config: SyntheticConfig
@@ -120,20 +121,21 @@ class Scene:
         fine = face if samples == 1 else raster.z_buffer(xy, z, model.faces, size, size, samples)[0]
         depth = np.divide(1.0, inverse, out=np.zeros_like(inverse), where=inverse > 0)
         mask = face >= 0
-        ray = pose[:3, :3] @ np.linalg.inv(self.K)
-        eye = np.ascontiguousarray(pose[:3, 3])
-        half, boxes, shadow = 1.0, np.zeros((0, 6)), np.zeros((1, 1))
-        if self.room is not None:
-            half, boxes, shadow = self.room.half, self.room.boxes, _shadow(shape, self.room.half)
-            behind = shading.room_depth(size, size, half, boxes, eye, ray)
-            mask &= (behind == 0) | (depth < behind)
-            depth = np.where(mask, depth, behind)
-        colour = shading.shade(
+        colour, cover = shading.shade_object(
             fine, xy, z, model.faces, model.rest, raster.vertex_normals(shape, model.faces), model.occlusion,
-            model.marks, model.paint, self.config.seed, samples, self.room is not None, half, boxes, shadow, eye, ray,
+            model.marks, model.paint, self.config.seed, samples,
         )  # fmt: skip
+        if self.room is None:
+            colour += (1.0 - cover[..., None]) * shading.GREY
+        else:
+            half, boxes = self.room.half, self.room.boxes
+            ray = pose[:3, :3] @ np.linalg.inv(self.K)
+            eye = np.ascontiguousarray(pose[:3, 3])
+            depth = np.where(mask, depth, shading.room_depth(size, size, half, boxes, eye, ray))
+            shadow = _shadow(shape, half)
+            colour += shading.shade_room(fine, samples, half, boxes, shadow, self.config.seed, eye, ray)
         rgb = np.clip(np.rint(colour * 255), 0, 255).astype(np.uint8)
-        return Picture(rgb, mask, depth, np.where(mask, face, -1))
+        return Picture(rgb, mask, depth, face)
 
     @cached_property
     def tracks(self) -> Tracks:
@@ -169,17 +171,16 @@ def build_scene(
     Raises:
         ValueError: an option is out of range.
     """
-    from dataclasses import replace
-
     given = {"scene": name, "frames": frames, "size": size, "background": background, "seed": seed}
     config = replace(config or SyntheticConfig(), **{k: v for k, v in given.items() if v is not None})
     cell = min(max(0.0135 * 256 / config.size, 0.010), 0.026)
     model = _BUILDERS[config.scene](cell, config.seed)
     times = np.linspace(0.0, 1.0, config.frames) if config.frames > 1 else np.zeros(1)
     shapes = [model.pose(float(t)) for t in times]
-    rig = film(
-        shapes, np.stack([model.path(float(t)) for t in times]), times, static=model.camera_static, seed=config.seed
-    )
+    lift = np.array([0.0, 0.0, -min(float(shape[:, 2].min()) for shape in shapes)])  # the lowest point stands on z = 0
+    shapes = [shape + lift for shape in shapes]
+    targets = np.stack([model.path(float(t)) for t in times]) + lift
+    rig = film(shapes, targets, times, static=model.camera_static, seed=config.seed)
     room = _room(rig) if config.background == "room" else None
     return Scene(config, model, times, np.arange(config.frames) / config.fps, shapes, rig, room)
 

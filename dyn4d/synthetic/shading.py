@@ -14,7 +14,7 @@ GREY = 128.0 / 255.0
 _LIGHT = (-0.35, -0.55, 0.76)  # towards the key light, about unit length
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _hash(i: int, j: int, k: int, seed: int) -> float:
     """A random-looking number in [0, 1) for a grid cell."""
     h = (i * 374761393 + j * 668265263 + k * 1440662683 + seed * 1013904223) & 0xFFFFFFFF
@@ -23,7 +23,7 @@ def _hash(i: int, j: int, k: int, seed: int) -> float:
     return (h ^ (h >> 15)) / 4294967296.0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _noise(x: float, y: float, z: float, seed: int) -> float:
     """Smooth value noise in [0, 1], one lump a unit."""
     i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
@@ -38,7 +38,7 @@ def _noise(x: float, y: float, z: float, seed: int) -> float:
     return total
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _cells(x: float, y: float, z: float, seed: int) -> tuple[float, float, float]:
     """Worley noise: distances to the nearest and the second nearest random point, and the nearest one's number."""
     i, j, k = int(np.floor(x)), int(np.floor(y)), int(np.floor(z))
@@ -58,19 +58,19 @@ def _cells(x: float, y: float, z: float, seed: int) -> tuple[float, float, float
     return np.sqrt(first), np.sqrt(second), number
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _step(low: float, high: float, x: float) -> float:
     """Smooth step from 0 at `low` to 1 at `high` (which may be the smaller of the two)."""
     s = min(max((x - low) / (high - low), 0.0), 1.0)
     return s * s * (3 - 2 * s)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _mix(a: tuple, b: tuple, w: float) -> tuple:
     return a[0] + (b[0] - a[0]) * w, a[1] + (b[1] - a[1]) * w, a[2] + (b[2] - a[2]) * w
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _palette(number: float) -> tuple:
     """Six bright colours for mosaics."""
     if number < 0.18:
@@ -86,7 +86,7 @@ def _palette(number: float) -> tuple:
     return 0.55, 0.76, 0.30
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _creature(x: float, y: float, z: float, seed: int) -> tuple:
     """Deep teal skin with golden scales, a cream belly, ringed legs and tail."""
     lump = _noise(x * 9, y * 9, z * 9, seed)
@@ -97,20 +97,22 @@ def _creature(x: float, y: float, z: float, seed: int) -> tuple:
     scale = _mix(scale, (0.62, 0.88, 0.62), _step(0.75, 0.95, number))
     colour = _mix(skin, scale, _step(0.10, 0.24, second - first) * (0.55 + 0.45 * _step(0.05, 0.55, z)))
     colour = _mix(colour, (0.99, 0.62, 0.24), 0.5 * _step(0.10, 0.05, first))
-    belly = _step(0.345, 0.285, z) * _step(0.115, 0.085, abs(y)) * _step(0.34, 0.28, abs(x))
+    belly = _step(0.345, 0.285, z) * _step(0.115, 0.085, abs(y)) * _step(0.34, 0.28, abs(x)) * _step(0.20, 0.25, z)
     belly = max(belly, _step(0.545, 0.505, z) * _step(0.40, 0.44, x))
     plates = 0.86 + 0.14 * _step(-0.3, 0.3, np.sin(x * 105))
     colour = _mix(colour, (0.98 * plates, 0.89 * plates, 0.69 * plates), belly)
     if z < 0.20:
-        ring = _step(-0.15, 0.25, np.sin(z * 105 + 2.2 * lump))
-        colour = _mix(colour, (0.09, 0.33, 0.40), 0.75 * ring * _step(0.20, 0.16, z) * _step(0.015, 0.045, z))
+        ring = _step(-0.2, 0.2, np.sin(z * 115 + 2.2 * lump))
+        band = _mix((0.06, 0.30, 0.38), (0.55, 0.86, 0.70), ring)
+        band = _mix((0.99, 0.70, 0.30), band, _step(0.025, 0.05, z))
+        colour = _mix(colour, band, 0.85 * _step(0.20, 0.15, z))
     if x < -0.32:
         ring = _step(-0.2, 0.3, np.sin(x * 48 - z * 46 + 1.5 * lump))
         colour = _mix(colour, (0.30, 0.16, 0.45), 0.65 * ring * _step(-0.32, -0.40, x))
     return colour
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _worm(x: float, y: float, z: float, seed: int) -> tuple:
     """Bands of lime, yellow and mint with plum dots, darker feet."""
     lump = _noise(x * 11, y * 11, z * 11, seed)
@@ -129,7 +131,7 @@ def _worm(x: float, y: float, z: float, seed: int) -> tuple:
     return _mix(colour, (0.42, 0.27, 0.16), 0.6 * _step(0.07, 0.02, z))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _turntable(x: float, y: float, z: float, seed: int) -> tuple:
     """A mosaic of bright tiles with dark joints; the plinth is banded."""
     size = 0.085
@@ -149,7 +151,7 @@ def _turntable(x: float, y: float, z: float, seed: int) -> tuple:
     return colour
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _albedo(paint: int, x: float, y: float, z: float, seed: int, marks: np.ndarray) -> tuple:
     """Colour of the surface at a rest-pose place, before light."""
     if paint == 0:
@@ -158,7 +160,7 @@ def _albedo(paint: int, x: float, y: float, z: float, seed: int, marks: np.ndarr
         colour = _worm(x, y, z, seed)
     else:
         colour = _turntable(x, y, z, seed)
-    grain = 0.86 + 0.28 * _noise(x * 75, y * 75, z * 75, seed + 2)
+    grain = 0.83 + 0.34 * _noise(x * 75, y * 75, z * 75, seed + 2)
     grain *= 0.90 + 0.20 * _noise(x * 28, y * 28, z * 28, seed + 3)
     colour = (colour[0] * grain, colour[1] * grain, colour[2] * grain)
     for m in range(marks.shape[0]):
@@ -174,14 +176,14 @@ def _albedo(paint: int, x: float, y: float, z: float, seed: int, marks: np.ndarr
     return colour
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _light(nx: float, ny: float, nz: float, open_: float) -> float:
     """Soft key light that wraps around the form, sky from above, darker where neighbours are close."""
     key = max((nx * _LIGHT[0] + ny * _LIGHT[1] + nz * _LIGHT[2] + 0.35) / 1.35, 0.0)
     return (0.50 + 0.42 * key + 0.16 * (0.5 + 0.5 * nz)) * (0.58 + 0.42 * open_)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _floor(x: float, y: float, seed: int) -> tuple:
     """Wooden planks."""
     row = int(np.floor(y / 0.22))
@@ -195,7 +197,7 @@ def _floor(x: float, y: float, seed: int) -> tuple:
     return 0.80 * k, 0.60 * k, 0.42 * k
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _wall(u: float, z: float, number: int, seed: int) -> tuple:
     """Wallpaper with diamonds, a skirting board and framed mosaics."""
     a, b = (u + z) / 0.32, (u - z) / 0.32
@@ -218,7 +220,7 @@ def _wall(u: float, z: float, number: int, seed: int) -> tuple:
     return colour
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _crate(x: float, y: float, z: float, box: int, seed: int) -> tuple:
     size = 0.11
     first, second, pick = _cells(x / size, y / size, z / size, seed + 10 + box)
@@ -228,7 +230,7 @@ def _crate(x: float, y: float, z: float, box: int, seed: int) -> tuple:
     return tint[0] * k, tint[1] * k, tint[2] * k
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def room_hit(
     eye: np.ndarray, dx: float, dy: float, dz: float, half: float, boxes: np.ndarray
 ) -> tuple[float, int, int]:
@@ -269,7 +271,7 @@ def room_hit(
     return best, what, axis
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def _room_colour(
     eye: np.ndarray, d: np.ndarray, half: float, boxes: np.ndarray, shadow: np.ndarray, seed: int
 ) -> tuple:
@@ -292,55 +294,83 @@ def _room_colour(
     return colour[0] * k, colour[1] * k, colour[2] * k
 
 
-@numba.njit(cache=True)
-def shade(
+@numba.njit(cache=True, error_model="numpy")
+def shade_object(
     face: np.ndarray, xy: np.ndarray, z: np.ndarray, faces: np.ndarray, rest: np.ndarray, normals: np.ndarray,
-    occlusion: np.ndarray, marks: np.ndarray, paint: int, seed: int, samples: int, in_room: bool, half: float,
-    boxes: np.ndarray, shadow: np.ndarray, eye: np.ndarray, ray: np.ndarray,
-) -> np.ndarray:  # fmt: skip
-    """Colour (H, W, 3) float64 of every pixel: the mean of its samples.
+    occlusion: np.ndarray, marks: np.ndarray, paint: int, seed: int, samples: int,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The object's share of every pixel.
 
     Args:
-        face: (H*s, W*s) from `z_buffer`. xy, z, faces: the projected mesh. rest, normals, occlusion: per vertex.
-        marks, paint, seed: texture. in_room, half, boxes, shadow: the background (else flat grey).
-        eye: (3,) the camera's centre. ray: (3, 3) turns (u, v, 1) into a world direction of planar depth 1.
+        face: (H*s, W*s) from `z_buffer`, -1 = not the object. xy, z, faces: the projected mesh.
+        rest, normals, occlusion: per vertex. marks, paint, seed: the texture. samples: s.
+
+    Returns:
+        colour (H, W, 3) summed over the object's samples and divided by s², and its coverage (H, W) in [0, 1].
     """
     height, width = face.shape[0] // samples, face.shape[1] // samples
-    out = np.zeros((height, width, 3))
+    out, cover = np.zeros((height, width, 3)), np.zeros((height, width))
+    share = 1.0 / (samples * samples)
+    for row in range(face.shape[0]):
+        for col in range(face.shape[1]):
+            f = face[row, col]
+            if f < 0:
+                continue
+            px, py = (col + 0.5) / samples, (row + 0.5) / samples
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            area = (xy[b, 0] - xy[a, 0]) * (xy[c, 1] - xy[a, 1]) - (xy[b, 1] - xy[a, 1]) * (xy[c, 0] - xy[a, 0])
+            wa = ((xy[b, 0] - px) * (xy[c, 1] - py) - (xy[b, 1] - py) * (xy[c, 0] - px)) / area
+            wb = ((xy[c, 0] - px) * (xy[a, 1] - py) - (xy[c, 1] - py) * (xy[a, 0] - px)) / area
+            wc = (1.0 - wa - wb) / z[c]
+            wa, wb = wa / z[a], wb / z[b]
+            total = wa + wb + wc
+            wa, wb, wc = wa / total, wb / total, wc / total
+            x = wa * rest[a, 0] + wb * rest[b, 0] + wc * rest[c, 0]
+            y = wa * rest[a, 1] + wb * rest[b, 1] + wc * rest[c, 1]
+            h = wa * rest[a, 2] + wb * rest[b, 2] + wc * rest[c, 2]
+            nx = wa * normals[a, 0] + wb * normals[b, 0] + wc * normals[c, 0]
+            ny = wa * normals[a, 1] + wb * normals[b, 1] + wc * normals[c, 1]
+            nz = wa * normals[a, 2] + wb * normals[b, 2] + wc * normals[c, 2]
+            length = np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-12
+            open_ = wa * occlusion[a] + wb * occlusion[b] + wc * occlusion[c]
+            k = _light(nx / length, ny / length, nz / length, open_)
+            colour = _albedo(paint, x, y, h, seed, marks)
+            i, j = row // samples, col // samples
+            out[i, j, 0] += share * min(colour[0] * k, 1.0)
+            out[i, j, 1] += share * min(colour[1] * k, 1.0)
+            out[i, j, 2] += share * min(colour[2] * k, 1.0)
+            cover[i, j] += share
+    return out, cover
+
+
+@numba.njit(cache=True, error_model="numpy")
+def shade_room(
+    face: np.ndarray, samples: int, half: float, boxes: np.ndarray, shadow: np.ndarray, seed: int, eye: np.ndarray,
+    ray: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """The room's share (H, W, 3) of every pixel: its samples where `face` is negative, divided by s².
+
+    Args:
+        half, boxes: see `room_hit`. shadow: (n, n) darkness of the floor. eye: (3,) the camera's centre.
+        ray: (3, 3) turns (u, v, 1) into a world direction of planar depth 1.
+    """
+    out = np.zeros((face.shape[0] // samples, face.shape[1] // samples, 3))
     share = 1.0 / (samples * samples)
     d = np.zeros(3)
     for row in range(face.shape[0]):
         for col in range(face.shape[1]):
-            f = face[row, col]
+            if face[row, col] >= 0:
+                continue
             px, py = (col + 0.5) / samples, (row + 0.5) / samples
-            if f >= 0:
-                a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-                area = (xy[b, 0] - xy[a, 0]) * (xy[c, 1] - xy[a, 1]) - (xy[b, 1] - xy[a, 1]) * (xy[c, 0] - xy[a, 0])
-                wa = ((xy[b, 0] - px) * (xy[c, 1] - py) - (xy[b, 1] - py) * (xy[c, 0] - px)) / area
-                wb = ((xy[c, 0] - px) * (xy[a, 1] - py) - (xy[c, 1] - py) * (xy[a, 0] - px)) / area
-                wc = (1.0 - wa - wb) / z[c]
-                wa, wb = wa / z[a], wb / z[b]
-                total = wa + wb + wc
-                wa, wb, wc = wa / total, wb / total, wc / total
-                place = wa * rest[a] + wb * rest[b] + wc * rest[c]
-                n = wa * normals[a] + wb * normals[b] + wc * normals[c]
-                n /= np.sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]) + 1e-12
-                colour = _albedo(paint, place[0], place[1], place[2], seed, marks)
-                k = _light(n[0], n[1], n[2], wa * occlusion[a] + wb * occlusion[b] + wc * occlusion[c])
-                colour = (min(colour[0] * k, 1.0), min(colour[1] * k, 1.0), min(colour[2] * k, 1.0))
-            elif in_room:
-                for i in range(3):
-                    d[i] = ray[i, 0] * px + ray[i, 1] * py + ray[i, 2]
-                colour = _room_colour(eye, d, half, boxes, shadow, seed)
-            else:
-                colour = (GREY, GREY, GREY)
-            out[row // samples, col // samples, 0] += share * colour[0]
-            out[row // samples, col // samples, 1] += share * colour[1]
-            out[row // samples, col // samples, 2] += share * colour[2]
+            for i in range(3):
+                d[i] = ray[i, 0] * px + ray[i, 1] * py + ray[i, 2]
+            colour = _room_colour(eye, d, half, boxes, shadow, seed)
+            for i in range(3):
+                out[row // samples, col // samples, i] += share * min(colour[i], 1.0)
     return out
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def room_depth(width: int, height: int, half: float, boxes: np.ndarray, eye: np.ndarray, ray: np.ndarray) -> np.ndarray:
     """Planar depth (H, W) of the empty room at the pixel centres, 0 where nothing is."""
     out = np.zeros((height, width))

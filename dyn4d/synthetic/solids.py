@@ -58,7 +58,7 @@ def as_table(primitives: list[Primitive], scale: float = 1.0) -> np.ndarray:
     return table
 
 
-@numba.njit(cache=True, fastmath=False)
+@numba.njit(cache=True, error_model="numpy")
 def _primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> float:
     """Signed distance to one primitive; for the ellipsoid the usual first-order bound, exact on the surface."""
     px, py, pz = x - row[1], y - row[2], z - row[3]
@@ -88,7 +88,7 @@ def _primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> float:
     return np.sqrt((along - foot) ** 2 + across * across) - radius
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def distances(points: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Signed distance (N,) of points (N, 3) to the smooth union of all rows."""
     out = np.empty(points.shape[0])
@@ -104,7 +104,7 @@ def distances(points: np.ndarray, table: np.ndarray) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, error_model="numpy")
 def part_distances(points: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Signed distance (N, P) of points (N, 3) to every primitive on its own."""
     out = np.empty((points.shape[0], table.shape[0]))
