@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from dyn4d.io.cameras_json import CameraFile, read_cameras, write_cameras
     from dyn4d.io.check import Finding, check_clip, refuse_errors
     from dyn4d.io.clips import load_clip
-    from dyn4d.io.inspect_ply import PlyInfo, ply_info
     from dyn4d.io.ply import PointCloud, read_ply, write_ply, write_points_ply
     from dyn4d.io.truth import Truth, load_truth, write_truth
 
@@ -29,8 +28,6 @@ _HOME = {
     "read_ply": "ply",
     "write_ply": "ply",
     "write_points_ply": "ply",
-    "PlyInfo": "inspect_ply",
-    "ply_info": "inspect_ply",
     "Truth": "truth",
     "load_truth": "truth",
     "write_truth": "truth",
@@ -39,13 +36,11 @@ _HOME = {
 __all__ = [
     "CameraFile",
     "Finding",
-    "PlyInfo",
     "PointCloud",
     "Truth",
     "check_clip",
     "load_clip",
     "load_truth",
-    "ply_info",
     "read_cameras",
     "read_ply",
     "refuse_errors",
