@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +22,7 @@ from dyn4d.export.renders import render_cloud
 from dyn4d.gaussians.metrics import mean_metrics, picture_metrics
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.io.images import read_mask, read_rgb
-
-if TYPE_CHECKING:
-    from dyn4d.io.truth import Truth, TruthView
+from dyn4d.io.truth import Truth, TruthView
 
 NEAR_NAMES = ("high", "low")
 NEAR_PREFIX = "near_"
