@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyn4d.raster import kernels as k
+from dyn4d.raster import gaussian_kernels as gk
+from dyn4d.raster import tile_kernels as tk
 from dyn4d.raster.request import Drawn, Request, make_info
 from dyn4d.raster.threads import cost_bounds, even_bounds, launch
 
@@ -54,11 +55,11 @@ def _array(value: Tensor) -> np.ndarray:
 
 
 def _camera(viewmat: Tensor, K: Tensor, request: Request) -> np.ndarray:
-    """The numbers that `kernels.project_chunk` reads of one camera."""
+    """The numbers that `gaussian_kernels.project_chunk` reads of one camera."""
     view, intrinsics = viewmat.detach().double().numpy(), K.detach().double().numpy()
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
     width, height = request.width, request.height
-    out = np.empty(k.CAMERA, np.float64)
+    out = np.empty(gk.CAMERA, np.float64)
     out[:9], out[9:12] = view[:3, :3].ravel(), view[:3, 3]
     pad_x, pad_y = 0.15 * width / fx, 0.15 * height / fy  # as in reference.project
     out[12:16] = fx, fy, cx, cy
@@ -80,10 +81,10 @@ class _Project(torch.autograd.Function):
         conics, compensations = torch.empty(views, count, 3), torch.empty(views, count)
         radii = torch.empty(views, count, 2, dtype=torch.int32)
         outputs = [t.numpy() for t in (means2d, depths, conics, compensations, radii)]
-        bounds = even_bounds(count, k.BLOCK)
+        bounds = even_bounds(count, gk.BLOCK)
         for c in range(views):
             launch(
-                k.project_chunk, k.project_parallel, bounds, *inputs, _array(opacities), cameras[c],
+                gk.project_chunk, gk.project_parallel, bounds, *inputs, _array(opacities), cameras[c],
                 request.antialiased, *[value[c] for value in outputs],
             )  # fmt: skip
         ctx.save_for_backward(means, quats, scales, covars, radii)
@@ -99,12 +100,12 @@ class _Project(torch.autograd.Function):
         v_means2d, v_depths, v_conics, v_compensations = (_array(g) for g in grads[:4])
         totals = [np.zeros_like(value) for value in inputs]
         v_viewmats = torch.zeros(len(ctx.cameras), 4, 4)
-        bounds = even_bounds(len(means), k.BLOCK)
+        bounds = even_bounds(len(means), gk.BLOCK)
         for c, camera in enumerate(ctx.cameras):
             parts = totals if c == 0 else [np.zeros_like(value) for value in inputs]
-            v_pose = np.zeros((-(-len(means) // k.BLOCK), 12), np.float64)
+            v_pose = np.zeros((-(-len(means) // gk.BLOCK), 12), np.float64)
             launch(
-                k.project_backward_chunk, k.project_backward_parallel, bounds, *inputs, camera, seen[c],
+                gk.project_backward_chunk, gk.project_backward_parallel, bounds, *inputs, camera, seen[c],
                 v_means2d[c], v_depths[c], v_conics[c], v_compensations[c], *parts, v_pose,
             )  # fmt: skip
             if c > 0:
@@ -126,7 +127,7 @@ class _HarmonicColors(torch.autograd.Function):
         out, sh, where, seen = colors.numpy(), _array(coefficients), _array(centres), radii.numpy()
         for c in range(views):
             launch(
-                k.sh_chunk, k.sh_parallel, even_bounds(count, k.BLOCK), degree, _array(means), where[c],
+                gk.sh_chunk, gk.sh_parallel, even_bounds(count, gk.BLOCK), degree, _array(means), where[c],
                 sh[min(c, len(sh) - 1)], seen[c], out[c],
             )  # fmt: skip
         ctx.save_for_backward(means, centres, coefficients, radii, colors)
@@ -144,9 +145,9 @@ class _HarmonicColors(torch.autograd.Function):
             alone = c == which and c == 0  # the first camera writes straight into the result
             part_means = v_means if c == 0 else np.empty_like(v_means)
             part_sh = v_sh[which] if alone or c == which else np.empty_like(v_sh[which])
-            v_centre = np.zeros((-(-count // k.BLOCK), 3), np.float64)
+            v_centre = np.zeros((-(-count // gk.BLOCK), 3), np.float64)
             launch(
-                k.sh_backward_chunk, k.sh_backward_parallel, even_bounds(count, k.BLOCK), ctx.degree, _array(means),
+                gk.sh_backward_chunk, gk.sh_backward_parallel, even_bounds(count, gk.BLOCK), ctx.degree, _array(means),
                 where[c], sh[which], seen[c], colors.numpy()[c], v_colors[c], part_sh, part_means, v_centre,
             )  # fmt: skip
             if part_means is not v_means:
@@ -250,15 +251,15 @@ def _draw_view(
     """Blend one camera's Gaussians into image (H, W, X) and alpha (H, W)."""
     means2d, conics, opacities = geometry
     width, height = request.width, request.height
-    tiles_x, tiles_y = -(-width // k.TILE), -(-height // k.TILE)
-    order = k.depth_order(radii, depths)
+    tiles_x, tiles_y = -(-width // tk.TILE), -(-height // tk.TILE)
+    order = tk.depth_order(radii, depths)
     boxes = np.empty((len(order), 4), np.int32)
     slots = starts = ids = np.empty(0, np.int64)
     layers = []
     for first, used, padded in _split(image.shape[-1]):
-        records = np.empty((len(order), k.RECORD + padded), np.float32)
+        records = np.empty((len(order), tk.RECORD + padded), np.float32)
         launch(
-            k.record_chunk, k.record_parallel, even_bounds(len(order), k.BLOCK), order, means2d, conics, opacities,
+            tk.record_chunk, tk.record_parallel, even_bounds(len(order), gk.BLOCK), order, means2d, conics, opacities,
             colors, depths, first, request.with_depth, width, height, records, boxes,
         )  # fmt: skip
         if first == 0:
@@ -273,7 +274,7 @@ def _draw_view(
         last = np.empty((height, width), np.int32)
         dims = (0,) * padded
         launch(
-            k.blend_chunk, k.blend_parallel, cost_bounds(starts), dims, records, boxes, starts, ids, behind, expected,
+            tk.blend_chunk, tk.blend_parallel, cost_bounds(starts), dims, records, boxes, starts, ids, behind, expected,
             width, tiles_x, part, alpha, last,
         )  # fmt: skip
         if part is not image:
@@ -284,13 +285,13 @@ def _draw_view(
 
 def _bin(boxes: np.ndarray, tiles_x: int, tiles_y: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counting sort of the records by tile: slots (M + 1,), starts (tiles + 1,), ids."""
-    slots = k.slot_offsets(boxes)
+    slots = tk.slot_offsets(boxes)
     bounds = even_bounds(tiles_y)
     counts = np.zeros(tiles_x * tiles_y + 1, np.int64)
-    launch(k.count_chunk, k.count_parallel, bounds, boxes, tiles_x, counts)
+    launch(tk.count_chunk, tk.count_parallel, bounds, boxes, tiles_x, counts)
     starts = np.cumsum(counts)
     ids = np.empty(int(starts[-1]), np.int32)
-    launch(k.fill_chunk, k.fill_parallel, bounds, boxes, tiles_x, starts, ids)
+    launch(tk.fill_chunk, tk.fill_parallel, bounds, boxes, tiles_x, starts, ids)
     return slots, starts, ids
 
 
@@ -298,7 +299,7 @@ def _layer_backward(
     layer: _Layer, request: Request, conics: np.ndarray, opacities: np.ndarray, v_image: np.ndarray,
     v_alpha: np.ndarray, outputs: tuple[np.ndarray, ...],
 ) -> None:  # fmt: skip
-    """Add one layer's gradients to the outputs of `kernels.gather_chunk`."""
+    """Add one layer's gradients to the outputs of `tile_kernels.gather_chunk`."""
     padded = len(layer.dims)
     used = min(padded, v_image.shape[-1] - layer.first)
     if used != padded or v_image.shape[-1] != padded:
@@ -307,14 +308,14 @@ def _layer_backward(
         v_image = part
     if layer.first > 0:
         v_alpha = np.zeros_like(v_alpha)  # alpha is the same in every pass; its gradient counts once
-    sums = np.empty((len(layer.ids), k.MOMENTS + padded + 2), np.float32)
-    tiles_x = -(-request.width // k.TILE)
+    sums = np.empty((len(layer.ids), tk.MOMENTS + padded + 2), np.float32)
+    tiles_x = -(-request.width // tk.TILE)
     launch(
-        k.blend_backward_chunk, k.blend_backward_parallel, cost_bounds(layer.starts), layer.dims, layer.records,
+        tk.blend_backward_chunk, tk.blend_backward_parallel, cost_bounds(layer.starts), layer.dims, layer.records,
         layer.boxes, layer.slots, layer.starts, layer.ids, layer.background, layer.expected, request.absgrad,
         request.width, tiles_x, layer.image, layer.alpha, layer.last, v_image, v_alpha, sums,
     )  # fmt: skip
     launch(
-        k.gather_chunk, k.gather_parallel, even_bounds(len(layer.order), k.BLOCK), layer.order, layer.slots, sums,
+        tk.gather_chunk, tk.gather_parallel, even_bounds(len(layer.order), gk.BLOCK), layer.order, layer.slots, sums,
         conics, opacities, layer.first, request.with_depth, *outputs,
     )  # fmt: skip
