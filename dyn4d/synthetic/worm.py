@@ -56,7 +56,7 @@ class _Wriggle:
         yaw = 0.62 * np.sin(beat - 4.6 * g) + 0.5 * np.clip(g - 0.25, 0, None) * math.sin(beat + 1.0)
         rise = np.exp(-(((g - 0.42) / 0.28) ** 2))
         hump = (
-            0.42
+            0.24
             * (0.6 + 0.4 * math.sin(beat + 0.7))
             * np.sin(5.2 * (g + 0.05) - 0.5 * beat)
             * np.exp(-((g / 0.45) ** 2))
@@ -67,8 +67,6 @@ class _Wriggle:
         step = stretch[:, None] * tangent * (g[1] - g[0])
         line = np.cumsum(step, axis=0) - 0.5 * step
         line -= line.mean(0)
-        # keep its lowest part on the ground, softly, and let it creep forward
-        line[:, 2] += 0.13 - float(-np.log(np.exp(-30 * line[:, 2]).mean()) / 30)
         line[:, 0] += 0.30 * (t - 0.5)
         point = np.stack([np.interp(s, g, line[:, i]) for i in range(3)], axis=1)
         forward = np.stack([np.interp(s, g, tangent[:, i]) for i in range(3)], axis=1)
@@ -87,7 +85,9 @@ def build_worm(cell: float, seed: int) -> Model:
     def pose(t: float) -> np.ndarray:
         point, _, left, up = wriggle.frames(vertices[:, 0], t)
         swell = 1.0 + 0.05 * np.sin(2 * math.pi * (1.25 * t + wriggle.phase) - 6.0 * vertices[:, 0:1] + math.pi)
-        return point + swell * (vertices[:, 1:2] * left + (vertices[:, 2:3] - 0.13) * up)
+        shape = point + swell * (vertices[:, 1:2] * left + (vertices[:, 2:3] - 0.13) * up)
+        shape[:, 2] -= shape[:, 2].min()  # some part of it always lies on the ground
+        return shape
 
     def path(t: float) -> np.ndarray:
         return np.array([0.30 * (t - 0.5), 0.0, 0.18])
