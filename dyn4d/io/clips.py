@@ -14,7 +14,7 @@ from dyn4d.core.cameras import scale_camera
 from dyn4d.core.errors import InputError
 from dyn4d.core.types import Camera, Clip, FrameReader, Timeline
 from dyn4d.io.cameras_json import CameraFile, read_cameras
-from dyn4d.io.images import depth_size, image_size, read_depth_counted, read_mask, read_rgb, read_rgba, threshold_mask
+from dyn4d.io.images import depth_size, image_size, read_depth_counted, read_mask, read_rgb, read_rgba
 from dyn4d.io.layout import Frames, find_depth, find_frames, find_masks
 from dyn4d.io.readers import DepthFrames, LazyFrames, resize_depth, resize_mask, resize_rgb
 from dyn4d.io.video import VideoReader
@@ -189,7 +189,7 @@ def _image_reader(frames: Frames, rows: np.ndarray, resize: tuple[int, int] | No
 
 def _read_one_mask(masks: tuple[Path, ...] | VideoReader | str, frames: Frames, row: int) -> np.ndarray:
     if isinstance(masks, VideoReader):
-        return threshold_mask(masks[row].max(-1)) if masks[row].max() > 16 else np.zeros(masks[row].shape[:2], bool)
+        return masks[row].max(-1) > 127
     if isinstance(masks, str):
         assert frames.paths is not None
         return read_rgba(frames.paths[row])[..., 3] > 127

@@ -77,26 +77,26 @@ def find_frames(path: Path, camera_file: CameraFile | None) -> Frames:
         return _video_frames(path.parent, path, camera_file)
     folder = path / "rgb"
     if folder.is_dir():
-        images = list_files(folder, IMAGE_SUFFIXES)
-        if images:
-            return _image_frames(path, images, camera_file, flat=False)
-        videos = list_files(folder, VIDEO_SUFFIXES)
+        images, videos = list_files(folder, IMAGE_SUFFIXES), list_files(folder, VIDEO_SUFFIXES)
+        if not images and not videos:
+            raise InputError(f"{folder} holds no images (png, jpg) and no video; put the frames there")
     else:
-        videos = list_files(path, VIDEO_SUFFIXES)
-        named = [v for v in videos if v.stem == "rgb"]
-        videos = named or [v for v in videos if not v.stem.lower().startswith(("mask", "depth"))]
-    if len(videos) == 1:
-        return _video_frames(path, videos[0], camera_file)
+        images, videos = list_files(path, IMAGE_SUFFIXES), list_files(path, VIDEO_SUFFIXES)
+        videos = [v for v in videos if not v.stem.lower().startswith(("mask", "depth", "preview"))]
+        videos = [v for v in videos if v.stem == "rgb"] or videos
+        if len(images) > 1:
+            images = [image for image in images if image.stem.lower() != "preview"]
+        if not images and not videos:
+            raise InputError(f"{path} is no clip: it holds no rgb/ folder, no images and no video")
+    flat = not folder.is_dir()
+    # One picture beside a video is its preview; beside more pictures the video is.
+    if images and not (flat and videos and (len(images) == 1 or videos[0].stem == "rgb")):
+        if flat:
+            _refuse_mixed(path, images)
+        return _image_frames(path, images, camera_file, flat=flat)
     if len(videos) > 1:
         raise InputError(f"{videos[0].parent} holds {len(videos)} videos; keep one, or give the video's own path")
-    if folder.is_dir():
-        raise InputError(f"{folder} holds no images (png, jpg) and no video; put the frames there")
-    images = list_files(path, IMAGE_SUFFIXES)
-    images = [image for image in images if image.stem.lower() != "preview" or len(images) == 1]
-    if not images:
-        raise InputError(f"{path} is no clip: it holds no rgb/ folder, no images and no video")
-    _refuse_mixed(path, images)
-    return _image_frames(path, images, camera_file, flat=True)
+    return _video_frames(path, videos[0], camera_file)
 
 
 def _refuse_mixed(folder: Path, images: Sequence[Path]) -> None:

@@ -39,6 +39,7 @@ class VideoReader:
         self._container: Any = None
         self._frames: Iterator[Any] | None = None
         self._next = 0
+        self._seekable = True
         if not self.path.is_file():
             raise InputError(f"{self.path} is not there")
         if self.path.stat().st_size == 0:
@@ -105,6 +106,7 @@ class VideoReader:
         if any(p is None for p in pts) or len(set(pts)) != len(pts) or any(p < 0 for p in pts if p is not None):
             stream = self._open()
             pts = [frame.pts for frame in self._container.decode(stream)]
+            self._seekable = False
             if any(p is None for p in pts):
                 pts = [round(i / ((rate or 24) * base)) for i in range(len(pts))]
         self._open()
@@ -121,23 +123,35 @@ class VideoReader:
 
     def _frame(self, index: int) -> Any:
         """The decoded frame. Reads on where that is near, otherwise seeks to the key frame before."""
-        if self._container is None or index < self._next or index > self._next + 48:
-            self._seek(index)
-        want = self._pts[index]
-        while (frame := self._decode_next()) is not None:
-            if frame.pts is None or frame.pts >= want:
-                self._next = index + 1
-                return frame
-        return None
+        if self._container is None or index < self._next:
+            self._open()
+            if index and self._seekable:
+                return self._after_seek(index)
+        elif index > self._next + 48 and self._seekable:
+            return self._after_seek(index)
+        return self._read_on(index)
 
-    def _seek(self, index: int) -> None:
-        stream = self._open()
-        if index > 0:
-            try:
-                self._container.seek(self._pts[index], stream=stream, backward=True, any_frame=False)
-            except FFmpegError:  # some containers cannot seek: read from the start
-                stream = self._open()
-        self._next = 0
+    def _read_on(self, index: int) -> Any:
+        frame = None
+        while self._next <= index:
+            frame = self._decode_next()
+        return frame
+
+    def _after_seek(self, index: int) -> Any:
+        """Frame `index` by its time stamp; from the start of the file where seeking missed it."""
+        want = self._pts[index]
+        self._open()
+        try:
+            self._container.seek(want, stream=self._container.streams.video[0], backward=True, any_frame=False)
+            while (frame := self._decode_next()) is not None and (frame.pts is None or frame.pts < want):
+                pass
+        except FFmpegError:  # some containers cannot seek
+            frame = None
+        if frame is None or frame.pts != want:
+            self._open()
+            return self._read_on(index)
+        self._next = index + 1
+        return frame
 
     def __getstate__(self) -> dict[str, Any]:
         state = {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_container", "_frames")}
