@@ -155,12 +155,6 @@ def _warnings_to(state: RunState, progress: Any) -> Iterator[None]:
         logger.propagate = propagate
 
 
-def _clean_root(run: RunFolder) -> None:
-    for path in run.root.glob(".tmp-*"):  # a killed process cannot tidy up
-        if path.is_file():
-            path.unlink(missing_ok=True)
-
-
 def _bring_up(
     names: tuple[str, ...],
     config: Config,
@@ -175,7 +169,6 @@ def _bring_up(
     _check_early(names, config, run, overwrite=overwrite)
     run.create(allow)
     with locked(run):
-        _clean_root(run)
         plan = make_plan(STAGES, config, run)  # again: another process may just have ended
         mine = [one for one in plan if one.stage.name in names]
         refuse_changes(mine, overwrite=overwrite)

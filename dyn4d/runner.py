@@ -21,7 +21,7 @@ from dyn4d.config import differences
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
 from dyn4d.io.atomic import read_json, write_json
 from dyn4d.progress import TickingProgress
-from dyn4d.runs import RunFolder, RunState, describe_error
+from dyn4d.runs import RunFolder, RunState, describe_error, remove_temporary
 
 MARKER = ".stage.json"
 NEUTRAL = {"threads", "checkpoint_seconds"}  # options that change how long a stage takes, not what it makes
@@ -233,7 +233,7 @@ def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progre
     replaces = planned.status == "changed"
     if goes_on:
         replaces = replaces or bool((_read(partial / "state.json") or {}).get("replaces"))
-        remove_temporary(partial)
+        remove_temporary(partial, "**/")
     record = {"key": planned.key, "complete": False, "replaces": replaces}
     if not goes_on:
         if partial.exists():
@@ -254,15 +254,6 @@ def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progre
     }
     write_json(out / MARKER, marker)
     write_json(partial / "state.json", {**record, "complete": True})
-
-
-def remove_temporary(folder: Path) -> None:
-    """Drop what atomic writes left behind when their process was killed."""
-    for path in sorted(folder.rglob(".tmp-*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _is_placed(planned: Planned, run: RunFolder) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,7 +177,7 @@ def locked(run: RunFolder) -> Iterator[None]:
     """Keep other processes away from a run folder while working on it.
 
     The file `.lock` only names the process; what counts is the system's lock on it, so the file that a killed run
-    leaves behind stops nobody.
+    leaves behind stops nobody. Half-written files in the folder itself are removed.
 
     Raises:
         InputError: another process works on this folder.
@@ -198,12 +199,22 @@ def locked(run: RunFolder) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, f"{os.getpid()}\n".encode())
+        remove_temporary(run.root)
         yield
     finally:
         _held.discard(name)
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def remove_temporary(folder: Path, depth: str = "") -> None:
+    """Drop what atomic writes left behind when their process was killed; `depth` "**/" looks into subfolders too."""
+    for path in sorted(folder.glob(f"{depth}.tmp-*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _holder(path: Path) -> str:
