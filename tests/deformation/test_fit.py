@@ -187,7 +187,8 @@ def test_visual_residual_is_zero_on_the_surface_and_grows_off_it(scene: Scene) -
     assert off.max() < 0.05
     assert front.max() == 0
     towards = own - torch.tensor([0.0, 0.0, 0.5])
-    assert (visual_residual(towards, frames, seen, 1.0, 0.02)[1] > 0.3).float().mean() > 0.8
+    off, front = visual_residual(towards, frames, seen, 1.0, 0.02)
+    assert (front[off < 0.01] > 0.3).float().mean() > 0.9, "in front of the surface, wherever there is one"
     hidden = own + torch.tensor([0.0, 0.0, 0.3])
     assert visual_residual(hidden, frames, seen, 1.0, 0.02)[1].max() == 0, "behind the surface is allowed"
     aside = own + torch.tensor([-0.6, 0.0, 0.0])
@@ -219,7 +220,7 @@ def test_sampler_draws_only_what_is_there(scene: Scene) -> None:
         a, b = int(batch.frame_a[row]), int(batch.frame_b[row])
         mine = (scene.pairs.frame_a == a) & (scene.pairs.frame_b == b)
         allowed = scene.pairs.xyz_a[mine]
-        assert torch.cdist(batch.xyz_a[row], allowed).amin(1).max() < 1e-6
+        assert (batch.xyz_a[row][:, None] == allowed[None]).all(-1).any(1).all()
 
 
 def test_objective_repeats_by_seed(scene: Scene, fitted) -> None:
@@ -237,8 +238,8 @@ def test_tracks_cover_the_whole_clip(scene: Scene, fitted) -> None:
     )  # fmt: skip
     assert tracks.xyz.shape == (FRAMES, 100, 3)
     start = torch.stack([tracks.xyz[f, i] for i, f in enumerate(tracks.frame_first.tolist())])
-    assert torch.cdist(start, scene.points.xyz).amin(1).max() < 1e-4
-    assert set(tracks.conf.unique().tolist()) <= {1.0, 0.5, pytest.approx(0.1)}
+    assert (start[:, None] - scene.points.xyz[None]).norm(dim=-1).amin(1).max() < 1e-4
+    assert all(any(abs(c - known) < 1e-6 for known in (1.0, 0.5, 0.1)) for c in tracks.conf.unique().tolist())
     assert (tracks.conf == 1).float().mean() > 0.6
 
 
