@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from dyn4d.core.errors import InputError
 from dyn4d.io.atomic import atomic_path
@@ -17,8 +17,17 @@ from dyn4d.io.atomic import atomic_path
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 DEPTH_SUFFIXES = frozenset({".png", ".npy", ".tif", ".tiff"})
 
-_TRANSPOSING_ORIENTATIONS = (5, 6, 7, 8)
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_TURNED = (5, 6, 7, 8)  # those that exchange width and height
 _READ_ERRORS = (OSError, ValueError, SyntaxError, IndexError, TypeError, EOFError, Image.DecompressionBombError)
 
 
@@ -37,10 +46,17 @@ def _open(path: Path) -> Image.Image:
     """The decoded picture, turned upright. Loading it here is what finds truncated files."""
     try:
         with Image.open(path) as picture:
+            orientation = _orientation(picture)
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture.copy()
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation, 1 = upright, from what precedes the pixels."""
+    # The method of the base class: that of PNG files decodes the whole picture, only to look behind it.
+    return Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -49,7 +65,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSING_ORIENTATIONS
+            turned = _orientation(picture) in _TURNED
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
     return (height, width) if turned else (width, height)
