@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-WIDTH, HEIGHT = 520, 230
+WIDTH, HEIGHT = 520, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 34
 COLOURS = ("#3b6fd4", "#d9662b", "#2a9d76", "#a24fc0", "#c9a21a", "#d1426b", "#4a5568", "#1f9fb8")
 MOST_POINTS = 300
+DECADES = 4.0  # that a logarithmic chart shows below its largest value
 
 
 def as_curve(values: Any) -> tuple[np.ndarray, np.ndarray] | None:
@@ -99,6 +100,9 @@ def line_chart(curves: Mapping[str, Any], *, x_name: str = "step", log: bool = T
     values = {name: (x, np.log10(y) if log else y) for name, (x, y) in drawn.items()}
     x_low, x_high = (f(float(f(x)) for x, _ in values.values()) for f in (min, max))
     x_high = x_high if x_high > x_low else x_low + 1
+    if log:  # values that start near nothing must not flatten all the others
+        top = max(float(y.max()) for _, y in values.values())
+        values = {name: (x, np.maximum(y, top - DECADES)) for name, (x, y) in values.items()}
     y_low, y_high = _spread(*(f(float(f(y)) for _, y in values.values()) for f in (min, max)))
 
     def at(x: float, y: float) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from dyn4d.core.protocols import Field, Progress, SilentProgress
 from dyn4d.core.types import Camera, GaussianCloud, RenderOutput, Timeline
 from dyn4d.export.config import RenderConfig
-from dyn4d.export.views import fill_poses, orbit_views
+from dyn4d.export.views import Extent, fill_poses, fixed_view, orbit_views
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.io.images import read_rgb, write_png
 from dyn4d.io.video import write_mp4
@@ -53,20 +54,26 @@ def background_colour(config: RenderConfig, clip_colour: tuple[float, ...] | lis
     return BACKGROUNDS[config.background]
 
 
-def bounds_over_time(cloud: GaussianCloud, field: Field, times: np.ndarray, *, most: int = 12) -> tuple[Tensor, Tensor]:
-    """Corners (3,), (3,) of the box that holds the middle 99.8 % of the solid Gaussians at up to `most` times."""
+@torch.no_grad()
+def find_extent(cloud: GaussianCloud, field: Field, times: np.ndarray, *, most: int = 12) -> Extent:
+    """Where the middle 99.8 % of the solid Gaussians are at the F `times`, measured at up to `most` of them."""
     solid = cloud.means[cloud.opacities > 0.1]
     means = solid if len(solid) >= 8 else cloud.means
     picked = np.unique(np.linspace(0, len(times) - 1, min(most, len(times))).round().astype(int))
-    low, high = [], []
-    with torch.no_grad():
-        for row in picked:
-            moved = field.from_canonical(means, float(times[row])).float()
-            order = moved.sort(dim=0).values
-            cut = len(order) // 1000
-            low.append(order[cut])
-            high.append(order[len(order) - 1 - cut])
-    return torch.stack(low).amin(0), torch.stack(high).amax(0)
+    centres, corners, radius = [], [], 0.0
+    for row in picked:
+        moved = field.from_canonical(means, float(times[row])).double().cpu()
+        cut = len(moved) // 1000
+        order = moved.sort(dim=0).values
+        low, high = order[cut], order[len(order) - 1 - cut]
+        centre = (low + high) / 2
+        reach = (moved - centre).norm(dim=-1).sort().values
+        centres.append(centre)
+        corners.append(torch.cartesian_prod(*torch.stack([low, high], dim=1)))
+        radius = max(radius, float(reach[len(reach) - 1 - 2 * cut]))
+    found = torch.stack(centres).numpy()
+    path = np.stack([np.interp(times, times[picked], found[:, axis]) for axis in range(3)], axis=-1)
+    return Extent(torch.from_numpy(path), radius, torch.cat(corners))
 
 
 def render_views(
@@ -76,14 +83,17 @@ def render_views(
     count = len(timeline)
     filled = fill_poses(cameras)
     views: dict[str, Camera] = {}
+    extent = find_extent(cloud, field, timeline.times)
     for name in config.which:
         if name == "input":
             views[name] = filled
         elif name == "fixed":
-            views[name] = filled[[count // 2] * count]
+            fixed = fixed_view(filled, extent)
+            views[name] = replace(
+                fixed, K=fixed.K.expand(count, 3, 3), world_from_cam=fixed.world_from_cam.expand(count, 4, 4)
+            )
         else:
-            low, high = bounds_over_time(cloud, field, timeline.times)
-            views[name] = orbit_views(filled, low, high, turns=config.orbit_turns, count=count)
+            views[name] = orbit_views(filled, extent, turns=config.orbit_turns)
     return views
 
 

@@ -55,6 +55,7 @@ class ReportContent:
         metrics: the content of `metrics.json`. evaluation: of `eval.json`.
         frames: some frames, compared. movies: name -> pictures (H, W, 3) uint8 in order. fps: of the movies.
         curves: title -> {name: curve}, in any form `charts.as_curve` reads.
+        linear: titles of curves that are not drawn on a logarithmic scale.
         per_frame: frame index -> mPSNR of the input view. tracks: a picture of trails.
         config: the settings as text. files: (path, what it is). warnings: lines for the user.
     """
@@ -67,6 +68,7 @@ class ReportContent:
     movies: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     fps: float = 24.0
     curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    linear: Sequence[str] = ()
     per_frame: Mapping[int, float] = field(default_factory=dict)
     tracks: np.ndarray | None = None
     config: str = ""
@@ -258,7 +260,7 @@ def _charts(content: ReportContent) -> str:
         chart = line_chart({"input view": pairs}, x_name="frame", log=False, title="PSNR of each frame")
         cards += f"<div class=card><h3>PSNR inside the mask, frame by frame (dB)</h3>{chart}</div>" if chart else ""
     for title, curves in content.curves.items():
-        chart = line_chart(curves, title=title)
+        chart = line_chart(curves, title=title, log=title not in content.linear)
         cards += f"<div class=card><h3>{escape(title)}</h3>{chart}</div>" if chart else ""
     seconds = {k: v for k, v in content.metrics.get("seconds", {}).items() if isinstance(v, (int, float))}
     if seconds:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dyn4d.core.cameras import scale_camera
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip, GaussianCloud, Timeline
@@ -36,7 +37,8 @@ from dyn4d.io.ply import read_ply
 from dyn4d.io.truth import load_truth
 
 MOVIE_FRAMES = 60  # longer clips are thinned in the report
-TRAILS = 220  # tracks in a picture
+TRAILS = 150  # tracks in a picture
+TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least this
 FILES = (
     ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
     ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
@@ -116,6 +118,9 @@ def tracks_picture(
     xyz = xyz[:, rows]
     colours = rainbow(xyz[len(xyz) // 2])
     size = object_size(xyz)
+    longest = max(cameras.width, cameras.height)
+    ratio = max(1.0, TRAIL_PANEL / longest)
+    cameras = scale_camera(cameras, round(cameras.width * ratio), round(cameras.height * ratio))
     panels = []
     for frame in frames:
         moved = move_cloud(result.cloud, result.field, float(result.timeline.times[frame]))
@@ -229,9 +234,12 @@ def summarise_run(
     movies, step = _movies(run / "renders", len(result.timeline))
     unregistered = torch.nonzero(~result.cameras.registered).flatten().tolist()
     trails = run / "export/tracks.png"
+    training = dict(gaussians.get("curves") or {})
+    grown = training.pop("count", None)
     curves = {
         "Fitting the deformation": deformation.get("curves") or {},
-        "Training the Gaussians with the field": gaussians.get("curves") or {},
+        "Training the Gaussians with the field": training,
+        "Number of Gaussians": {"Gaussians": grown} if grown else {},
     }
     content = ReportContent(
         name=clip.name,
@@ -242,6 +250,7 @@ def summarise_run(
         movies=movies,
         fps=(render.fps if render is not None and render.fps else result.timeline.fps) / step,
         curves={title: found for title, found in curves.items() if found},
+        linear=("Number of Gaussians",),
         per_frame=run_metrics.per_frame_mpsnr(gaussians),
         tracks=read_rgb(trails) if trails.is_file() else None,
         config=settings,

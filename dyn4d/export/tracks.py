@@ -96,7 +96,7 @@ def draw_trails(
     )
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
-    line = max(2, round(min(height, width) * SUPERSAMPLE / 260))
+    line = max(2, round(min(height, width) * SUPERSAMPLE / 300))
     for i in _visible_heads(pixels[-1], z[-1], height, width, depth=depth, tolerance=tolerance):
         trail = pixels[:, i] * SUPERSAMPLE
         colour = tuple(int(c) for c in colours[i])
@@ -106,7 +106,7 @@ def draw_trails(
             fade = int(235 * (step / len(trail)) ** 1.3)
             pen.line([tuple(trail[step - 1]), tuple(trail[step])], fill=(*colour, fade), width=line)
         x, y = trail[-1]
-        pen.ellipse([x - 1.3 * line, y - 1.3 * line, x + 1.3 * line, y + 1.3 * line], fill=(*colour, 255))
+        pen.ellipse([x - line, y - line, x + line, y + line], fill=(*colour, 255))
     canvas = Image.alpha_composite(canvas.convert("RGBA"), layer).convert("RGB")
     return np.asarray(canvas.resize((width, height), Image.Resampling.LANCZOS))
 

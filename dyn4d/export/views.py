@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from dyn4d.core.cameras import look_at, orbit
+from dyn4d.core.cameras import look_at, orbit, project
 from dyn4d.core.errors import RunError
 from dyn4d.core.rotations import matrix_to_wxyz, slerp, wxyz_to_matrix
 from dyn4d.core.types import Camera
 
 ORBIT_MARGIN = 1.08  # the object's sphere takes up to 1 / 1.08 of the picture's shorter side
+FIXED_MARGIN = 0.97  # the object's boxes end within this share of the way to the border
+FIXED_LEAST = 0.4  # the fixed view's focal length is not made shorter than this share of the clip's
 
 
 def fill_poses(camera: Camera) -> Camera:
@@ -59,27 +61,57 @@ def upward(camera: Camera) -> Tensor:
     return mean_up.to(camera.world_from_cam)
 
 
-def orbit_views(camera: Camera, low: Tensor, high: Tensor, *, turns: float, count: int) -> Camera:
-    """`count` cameras round an object, starting from the side and height of the clip's middle camera.
+@dataclass(frozen=True)
+class Extent:
+    """Where the object is over the clip.
+
+    Attributes:
+        centres: (F, 3) middle of its bounding box at each frame. radius: largest distance from it, over the clip.
+        points: (S, 3) corners of its bounding boxes at some times.
+    """
+
+    centres: Tensor
+    radius: float
+    points: Tensor
+
+
+def orbit_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
+    """F cameras round the object, which follow it, starting from the side and height of the clip's middle camera.
 
     Args:
-        camera: the clip's cameras, all with poses (T, ...).
-        low, high: corners (3,) of the bounding box of the object over the clip.
-        turns: full turns; the last camera is one step short of the end, so that one turn loops.
-        count: how many.
+        camera: the clip's cameras, all with poses (F, ...).
+        turns: full turns over the clip; the last camera is one step short of the end, so that one turn loops.
     """
     middle = camera[len(camera) // 2]
-    up = upward(camera)
-    centre = ((low + high) / 2).to(middle.world_from_cam)
-    radius = float((high - low).norm()) / 2
+    count, up = len(extent.centres), upward(camera)
+    centres = extent.centres.to(middle.world_from_cam)
     K = middle.K.clone()
     K[0, 2], K[1, 2] = middle.width / 2, middle.height / 2
     half = min(middle.width / 2 / float(K[0, 0]), middle.height / 2 / float(K[1, 1]))
-    distance = ORBIT_MARGIN * radius * (1 + half**2) ** 0.5 / half
-    direction = middle.world_from_cam[:3, 3] - centre
+    distance = ORBIT_MARGIN * extent.radius * (1 + half**2) ** 0.5 / half
+    direction = middle.world_from_cam[:3, 3] - centres[count // 2]
     if float(direction.norm()) < 1e-9:
         direction = -middle.world_from_cam[:3, 2]
     direction = torch.nn.functional.normalize(direction, dim=0)
-    pose = look_at(centre + distance * direction, centre, up)
-    angles = [360.0 * turns * i / max(count, 1) for i in range(count)]
-    return orbit(replace(middle, K=K, world_from_cam=pose), centre, up, angles)
+    poses = []
+    for i, centre in enumerate(centres):
+        start = replace(middle, K=K, world_from_cam=look_at(centre + distance * direction, centre, up))
+        poses.append(orbit(start, centre, up, [360.0 * turns * i / count]).world_from_cam)
+    return replace(camera, K=K.expand(count, 3, 3), world_from_cam=torch.cat(poses))
+
+
+def fixed_view(camera: Camera, extent: Extent) -> Camera:
+    """The clip's middle camera, its field of view widened where the object would otherwise leave the picture."""
+    middle = camera[len(camera) // 2]
+    points = extent.points.to(middle.K)
+    pixels, depth = project(middle.K, middle.cam_from_world, points)
+    offset = (pixels - middle.K[:2, 2])[depth > 0]
+    if len(offset) == 0:
+        return middle
+    size = torch.tensor([middle.width, middle.height]).to(offset)
+    room = torch.where(offset > 0, size - middle.K[:2, 2], middle.K[:2, 2]) * FIXED_MARGIN
+    zoom = float((room / offset.abs().clamp_min(1e-6)).amin().clamp(FIXED_LEAST, 1.0))
+    K = middle.K.clone()
+    K[0, :2] *= zoom
+    K[1, 1] *= zoom
+    return replace(middle, K=K)

@@ -8,7 +8,7 @@ from export_scenes import arc
 
 from dyn4d.core.cameras import project
 from dyn4d.core.errors import RunError
-from dyn4d.export.views import fill_poses, orbit_views, upward
+from dyn4d.export.views import Extent, fill_poses, fixed_view, orbit_views, upward
 
 
 def drop(camera, rows):
@@ -42,15 +42,39 @@ def test_up_is_found_from_cameras_that_look_down():
     assert torch.equal(upward(static), torch.tensor([0.0, -1, 0]).double())
 
 
-def test_orbit_shows_the_whole_object_from_all_sides():
-    low, high = torch.tensor([-0.4, 0.1, -0.5]), torch.tensor([0.8, 0.9, 0.4])
-    camera = orbit_views(arc(7), low, high, turns=1.0, count=12)
-    corners = torch.cartesian_prod(*torch.stack([low, high], dim=1).double())
-    for i in range(12):
-        pixels, depth = project(camera.K[i], camera.cam_from_world[i], corners)
-        assert (depth > 0).all() and (pixels >= 0).all()
-        assert (pixels[:, 0] <= camera.width).all() and (pixels[:, 1] <= camera.height).all()
-    centre = (low + high).double() / 2
-    away = torch.nn.functional.normalize(camera.world_from_cam[:, :3, 3] - centre, dim=-1)
+def moving_extent(count):
+    """A unit of 0.6 x 0.4 x 0.9 that goes along x by 1.2."""
+    centres = torch.zeros(count, 3).double()
+    centres[:, 0] = torch.linspace(-0.6, 0.6, count)
+    half = torch.tensor([0.3, 0.2, 0.45]).double()
+    corners = torch.cartesian_prod(*torch.stack([-half, half], dim=1))
+    return Extent(centres, float(half.norm()), (centres[:, None] + corners).reshape(-1, 3)), corners
+
+
+def inside(camera, i, points):
+    pixels, depth = project(camera.K[i], camera.cam_from_world[i], points)
+    size = torch.tensor([camera.width, camera.height])
+    return bool((depth > 0).all() and (pixels >= 0).all() and (pixels <= size).all())
+
+
+def test_orbit_follows_the_object_and_shows_it_from_all_sides():
+    extent, corners = moving_extent(12)
+    camera = orbit_views(arc(12), extent, turns=1.0)
+    assert all(inside(camera, i, extent.centres[i] + corners) for i in range(12))
+    away = torch.nn.functional.normalize(camera.world_from_cam[:, :3, 3] - extent.centres, dim=-1)
     assert float(away[0] @ away[6]) < -0.8
     assert (away[:, 2] - away[0, 2]).abs().max() < 1e-6  # the same height all the way
+
+
+def test_fixed_view_is_the_middle_camera_unless_the_object_leaves_it():
+    extent, _ = moving_extent(5)
+    small = Extent(extent.centres * 0.1, 0.1, extent.points * 0.1)
+    wide = fixed_view(arc(5), extent)
+    assert torch.equal(fixed_view(arc(5), small).K, arc(5).K[2])
+    assert torch.equal(wide.world_from_cam, arc(5).world_from_cam[2])
+    turned = replace(arc(5), K=arc(5).K * torch.tensor([2.0, 2.0, 1.0]).diag().double())  # a longer lens
+    turned.K[:, :2, 2] = arc(5).K[:, :2, 2]
+    narrow = fixed_view(turned, extent)
+    pixels, _ = project(narrow.K, narrow.cam_from_world, extent.points)
+    assert narrow.K[0, 0] < turned.K[2, 0, 0]
+    assert (pixels > 0).all() and (pixels < torch.tensor([48, 40])).all()
