@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise _explain(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be what could not be made
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

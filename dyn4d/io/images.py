@@ -170,7 +170,7 @@ def _read_npy(path: Path, mmap: bool = False) -> np.ndarray:
     if not isinstance(values, np.ndarray):
         raise InputError(f"{path} is not one array; save each depth map with numpy.save")
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
-        values = values.reshape([n for n in values.shape if n != 1] if min(values.shape[:2]) > 1 else values.shape[:2])
+        values = values[0] if values.shape[0] == 1 else values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in "fiu":
         raise InputError(f"{path}: depth of shape {values.shape} and type {values.dtype}; wanted numbers (H, W)")
     return values

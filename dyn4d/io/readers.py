@@ -84,8 +84,9 @@ def resize_rgb(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 def resize_mask(mask: np.ndarray, width: int, height: int) -> np.ndarray:
     """(H, W) bool to another size: object where more than half of the new pixel's area is."""
-    grey = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    return np.asarray(grey.resize((width, height), Image.Resampling.BOX)) > 127
+    # In floats: 8-bit steps would round exactly half up to more than half.
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX))
+    return share > 0.5 + 1e-5
 
 
 def resize_depth(depth: np.ndarray, width: int, height: int, *, jump: float = 0.02) -> np.ndarray:

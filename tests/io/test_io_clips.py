@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from io_clips import HEIGHT, K, WIDTH, cameras, disc, frame, make_clip, pose, save, write_cameras_file
+from io_clips import HEIGHT, WIDTH, K, cameras, disc, frame, make_clip, pose, save, write_cameras_file
 
 from dyn4d.core.cameras import pixel_grid, project, unproject
 from dyn4d.core.errors import InputError
@@ -168,7 +168,7 @@ def test_times_of_the_frames_win_over_fps(tmp_path: Path) -> None:
     np.testing.assert_allclose(clip.times, [0, 0.25, 1])
     data["frames"][2]["time"] = 5.5
     write_cameras_file(tmp_path, data)
-    with pytest.raises(InputError, match="frame 2 is at 5.5 s, not after frame 1"):
+    with pytest.raises(InputError, match=r"frame 2 is at 5\.5 s, not after frame 1"):
         load_clip(tmp_path)
 
 
@@ -452,7 +452,7 @@ def test_counts_differ_from_a_list_without_names(tmp_path: Path) -> None:
 
 def test_no_masks_says_what_to_do(tmp_path: Path) -> None:
     make_clip(tmp_path, masks=False)
-    with pytest.raises(InputError, match="has no masks; put PNGs .* --mask none"):
+    with pytest.raises(InputError, match=r"has no masks; put PNGs .* --mask none"):
         load_clip(tmp_path)
     with pytest.raises(InputError, match="--mask nowhere is not there"):
         load_clip(tmp_path, mask="nowhere")
@@ -474,7 +474,7 @@ def test_what_is_no_clip(tmp_path: Path) -> None:
         load_clip(tmp_path / "a.txt")
     for name in ("0_rgb.jpg", "0_depth.png", "0_mask.png"):
         save(tmp_path / "pair" / name, frame(0))
-    with pytest.raises(InputError, match="is no clip: pictures and 0_depth.png lie side by side"):
+    with pytest.raises(InputError, match=r"is no clip: pictures and 0_depth\.png lie side by side"):
         load_clip(tmp_path / "pair")
 
 
