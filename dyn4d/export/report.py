@@ -27,6 +27,7 @@ from dyn4d.io.atomic import atomic_path
 
 LONGEST = 420  # px: pictures in the page are at most this long a side
 STRIP = 8  # pictures in a strip
+ORBIT_SECONDS = 3.0  # a whole turn in less is hard to follow
 CYCLE_BOUND = 1e-5  # of the object's size
 
 
@@ -133,7 +134,14 @@ def _tiles(content: ReportContent) -> str:
         (number(content.metrics.get("cycle", {}).get("max_rel"), ".1e"), "", "largest cycle error, of the size")
     )
     if seconds:
-        rows.append((duration(sum(seconds)), "", "computing time"))
+        minutes = sum(seconds) / 60
+        rows.append(
+            (
+                f"{minutes:.1f}" if minutes >= 1 else f"{60 * minutes:.0f}",
+                "min" if minutes >= 1 else "s",
+                "computing time",
+            )
+        )
     cells = "".join(
         f"<div class=tile><b>{escape(value)}{f'<small>{unit}</small>' if unit and value != '–' else ''}</b>"
         f"<span>{escape(label)}</span></div>"
@@ -187,7 +195,8 @@ def _movies(content: ReportContent) -> str:
     cells = ""
     for name, pictures in movies.items():
         title = MOVIE_TITLES.get(name, name)
-        address = animation_uri([fit_within(p, 340) for p in pictures], content.fps)
+        fps = min(content.fps, len(pictures) / ORBIT_SECONDS) if name == "orbit" else content.fps
+        address = animation_uri([fit_within(p, 340) for p in pictures], fps)
         cells += (
             f'<figure class=card><img alt="{escape(title)}" src="{address}"><figcaption>{title}</figcaption></figure>'
         )

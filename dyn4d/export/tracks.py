@@ -74,7 +74,7 @@ def draw_trails(
     length: int = 12,
     depth: Tensor | None = None,
     tolerance: float = 0.0,
-    dim: float = 0.35,
+    dim: float = 0.45,
 ) -> np.ndarray:
     """Trails of the last `length` frames up to `frame`, seen by that frame's camera, over a paled picture.
 
@@ -96,7 +96,7 @@ def draw_trails(
     )
     layer = Image.new("RGBA", canvas.size, (0, 0, 0, 0))
     pen = ImageDraw.Draw(layer)
-    line = max(2, round(min(height, width) * SUPERSAMPLE / 300))
+    line = max(2, round(min(height, width) * SUPERSAMPLE / 240))
     for i in _visible_heads(pixels[-1], z[-1], height, width, depth=depth, tolerance=tolerance):
         trail = pixels[:, i] * SUPERSAMPLE
         colour = tuple(int(c) for c in colours[i])

@@ -51,7 +51,7 @@ def test_page_is_whole_and_loads_nothing(tmp_path):
     for text in (
         "29.50",
         "0.960",
-        "3 min 18 s",
+        "3.3<small>min",
         "a &lt;clip&gt; &amp; more",
         "steps: 5 &lt; 6",
         "frame 3 is &lt;dark&gt;",
