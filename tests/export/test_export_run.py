@@ -75,7 +75,7 @@ def test_render_export_and_summary(run, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     for text in ("Moving", "Against the input", "Tracks", "Number of Gaussians", "frame 1 is dark", "seed: 0"):
         assert text in page
-    assert "http" not in page
+    assert "http:" not in page and "https:" not in page
 
 
 def test_report_without_renders_or_tracks(run, tmp_path):
