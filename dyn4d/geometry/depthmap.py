@@ -36,12 +36,12 @@ def joined(depth: np.ndarray, valid: np.ndarray, focal: float, max_slope_deg: fl
 def flying_pixels(depth: np.ndarray, valid: np.ndarray, focal: float, max_slope_deg: float) -> np.ndarray:
     """(H, W) bool: pixels that hang between two surfaces, as sensors and resized depth maps make them at a step.
 
-    Such a pixel has, on some line through it, no neighbour of its own surface on either side, and at least one of the
-    two is a jump (rather than the end of the mask, which every thin limb has). The edge pixel of a true surface has its
-    own surface on one side.
+    Such a pixel has, along its row or its column, no neighbour of its own surface on either side, and at least one of
+    the two is a jump (rather than the end of the mask, which every thin limb has). The edge pixel of a true surface has
+    its own surface on one side; diagonals are not asked, for there the corner of a true surface has none.
     """
     flying = np.zeros_like(valid)
-    for dy, dx in _RING:
+    for dy, dx in _RING[:2]:
         sides = [(dy, dx), (-dy, -dx)]
         alone = ~joined(depth, valid, focal, max_slope_deg, dy=dy, dx=dx)
         alone &= ~joined(depth, valid, focal, max_slope_deg, dy=-dy, dx=-dx)

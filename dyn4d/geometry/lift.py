@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from dyn4d.core.types import Correspondences, FramePoints, LiftedPairs
 
@@ -105,7 +105,7 @@ def median_test(start: np.ndarray, end: np.ndarray, *, neighbours: int, factor: 
     if len(start) <= neighbours:
         return np.ones(len(start), dtype=bool)
     motion = end - start
-    _, index = cKDTree(start).query(start, k=neighbours + 1)
+    _, index = KDTree(start).query(start, k=neighbours + 1)
     around = motion[np.asarray(index)[:, 1:]]
     middle = np.median(around, axis=1)
     spread = np.median(np.linalg.norm(around - middle[:, None], axis=-1), axis=1)

@@ -19,11 +19,13 @@ class MatchingConfig:
     """A match is kept if going there and back again ends within this many pixels of the clip."""
     fb_relative: float = 0.01
     """Added to `fb_px` for each pixel that the match moves (beyond the shift of the whole object)."""
-    min_size: int = 320
-    """Smaller objects are enlarged (at most 4 times) for the flow until their longest side has about this many pixels."""
+    max_difference: float = 24.0
+    """A match is dropped where the grey values around its two ends differ by more than this (of 255) on average."""
+    min_size: int = 420
+    """Smaller objects are enlarged (at most 4 times) for the flow until their longest side has about these pixels."""
     max_size: int = 640
     """Larger objects are made smaller for the flow, to save time."""
-    finest_scale: int = 0
+    finest_scale: int = 1
     """Finest level of the flow's pyramid: 0 = full size, 1 = half."""
     patch_size: int = 8
     """Side of the patches of the inverse search."""
@@ -40,8 +42,9 @@ class MatchingConfig:
         for name in ("fb_px", "fb_relative"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise ValueError(f"matching.{name}: {getattr(self, name)}; wanted a number from 0")
-        if self.fb_px == 0:
-            raise ValueError("matching.fb_px: 0; wanted more than 0")
+        for name in ("fb_px", "max_difference"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"matching.{name}: {getattr(self, name)}; wanted more than 0")
         if self.max_size < self.min_size:
             raise ValueError(f"matching.max_size: {self.max_size}; wanted at least min_size = {self.min_size}")
         if any(stride < 1 for stride in self.strides):

@@ -10,7 +10,9 @@ Source of the flow: Kroeger et al., "Fast Optical Flow using Dense Inverse Searc
 from __future__ import annotations
 
 import threading
+import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip, Correspondences
 from dyn4d.matching.config import MatchingConfig
 from dyn4d.matching.pairs import pair_graph
-from dyn4d.matching.windows import ObjectWindows, WindowPlan, plan_windows
+from dyn4d.matching.windows import ObjectWindows, plan_windows
 
 _COLUMNS = ("frame_a", "frame_b", "xy_a", "xy_b", "weight")
 Flow = np.ndarray  # (flow_height, flow_width, 2) float32, pixels of the flow's windows
@@ -45,12 +47,17 @@ def sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     )
 
 
+def targets(flow: Flow) -> tuple[np.ndarray, np.ndarray]:
+    """Array columns and rows (H, W) where each pixel of a window goes."""
+    height, width = flow.shape[:2]
+    x = np.arange(width, dtype=np.float32)[None] + flow[..., 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
+    return x, y
+
+
 def compose(first: Flow, second: Flow) -> Flow:
     """The flow a→c of a→b (`first`) followed by b→c (`second`), all in windows of one size."""
-    height, width = first.shape[:2]
-    x = np.arange(width, dtype=np.float32)[None] + first[..., 0]
-    y = np.arange(height, dtype=np.float32)[:, None] + first[..., 1]
-    return first + sample(second, x, y)
+    return first + sample(second, *targets(first))
 
 
 class FlowEngine:
@@ -63,11 +70,25 @@ class FlowEngine:
         self._lock = threading.Lock()
 
     def flow(self, a: int, b: int, init: Flow | None = None) -> Flow:
-        """Flow from window a to window b, started from `init` if given."""
+        """Flow from window a to window b. With `init`, b is first drawn back along it and only the rest is searched:
+        the detail of `init` (a thin limb that moves fast) survives, which a coarse level of a pyramid would lose."""
         if not hasattr(self._local, "dis"):
             self._local.dis = make_dis(self.config)
-        start = None if init is None else init.copy()
-        return self._local.dis.calc(self.windows[a][0], self.windows[b][0], start)
+        picture_a, picture_b = self.windows[a].grey, self.windows[b].grey
+        nothing = np.zeros((*picture_a.shape, 2), np.float32)
+        if init is None:
+            return self._local.dis.calc(picture_a, picture_b, nothing)
+        init = cv2.GaussianBlur(init, (0, 0), 1.0)
+        x, y = targets(init)
+        drawn = cv2.remap(picture_b, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        return compose(self._local.dis.calc(picture_a, drawn, nothing), init)
+
+    def agreement(self, a: int, there: Flow, back: Flow) -> float:
+        """The share of the object in window a that comes back to within `fb_px`."""
+        inside = self.windows[a].inside
+        limit = self.config.fb_px * float(self.windows.plan.scale.mean())
+        error = np.linalg.norm(compose(there, back)[inside], axis=-1)
+        return float((error < limit).mean()) if len(error) else 0.0
 
     def step(self, a: int, b: int) -> Flow:
         """Flow between neighbouring frames, kept for a while. Two threads may both compute it: same result."""
@@ -81,26 +102,41 @@ class FlowEngine:
                 self._steps.popitem(last=False)
             return self._steps[a, b].astype(np.float32)
 
-    def from_frame(self, i: int, targets: list[int]):
-        """Yields (j, flow i→j, flow j→i) for ascending targets j > i."""
+    def from_frame(self, i: int, partners: list[int]) -> Iterator[tuple[int, Flow, Flow]]:
+        """Yields (j, flow i→j, flow j→i) for ascending partners j > i.
+
+        Beyond the window the chain may have lost a part that was hidden on the way: a flow found without it competes,
+        and the one that agrees with its own way back over more of the object is taken.
+        """
         there: Flow | None = None
         back: Flow | None = None
         at = i
-        for j in targets:
+        for j in partners:
             while at < j:
                 there = self.step(at, at + 1) if there is None else compose(there, self.step(at, at + 1))
                 back = self.step(at + 1, at) if back is None else compose(self.step(at + 1, at), back)
                 at += 1
             there, back = self.flow(i, j, there), self.flow(j, i, back)
+            if j - i > self.config.window:
+                direct = self.flow(i, j), self.flow(j, i)
+                if self.agreement(i, *direct) > self.agreement(i, there, back):
+                    there, back = direct
             yield j, there, back
+
+    def difference(self, a: int, b: int, there: Flow) -> np.ndarray:
+        """(flow_height, flow_width) float32: how much the grey values around each pixel of a differ from those around
+        its match in b."""
+        x, y = targets(there)
+        other = cv2.remap(self.windows[b].grey, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return cv2.GaussianBlur(cv2.absdiff(self.windows[a].grey, other).astype(np.float32), (0, 0), 2.0)
 
 
 def _matches(
-    plan: WindowPlan, pair: tuple[int, int], masks: tuple[np.ndarray, np.ndarray], flows: tuple[Flow, Flow],
-    *, config: MatchingConfig, seed: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    engine: FlowEngine, pair: tuple[int, int], flows: tuple[Flow, Flow], *, config: MatchingConfig, seed: int
+) -> dict[str, np.ndarray]:
     """Checked and thinned matches of one ordered pair a→b as columns of `Correspondences`."""
-    (a, b), (mask_a, mask_b), (there, back) = pair, masks, flows
+    (a, b), (there, back), plan = pair, flows, engine.windows.plan
+    mask_a, mask_b = engine.windows[a].mask, engine.windows[b].mask
     height, width = mask_a.shape
     rows, columns = np.nonzero(mask_a)
     xy_a = np.stack([columns, rows], axis=-1) + 0.5
@@ -115,6 +151,8 @@ def _matches(
     cell = np.floor(xy_b).astype(np.int64)
     inside = (cell[:, 0] >= 0) & (cell[:, 0] < width) & (cell[:, 1] >= 0) & (cell[:, 1] < height)
     cell = np.clip(cell, 0, [width - 1, height - 1])
+    difference = sample(engine.difference(a, b, there), start[:, 0], start[:, 1]).reshape(-1)
+    inside &= difference < config.max_difference
     keep = np.flatnonzero(inside & mask_b[cell[:, 1], cell[:, 0]] & (error < limit))
     if len(keep) > config.max_per_pair:
         random = np.random.default_rng([seed, a, b])
@@ -137,16 +175,13 @@ def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _match_frame(
-    engine: FlowEngine, i: int, targets: list[int], *, config: MatchingConfig, seed: int
+    engine: FlowEngine, i: int, later: list[int], *, config: MatchingConfig, seed: int
 ) -> dict[str, np.ndarray]:
     """All matches between frame i and its later partners, in both directions."""
-    plan = engine.windows.plan
     parts: list[dict[str, np.ndarray]] = []
-    mask_i = engine.windows[i][1]
-    for j, there, back in engine.from_frame(i, targets):
-        mask_j = engine.windows[j][1]
-        parts.append(_matches(plan, (i, j), (mask_i, mask_j), (there, back), config=config, seed=seed))
-        parts.append(_matches(plan, (j, i), (mask_j, mask_i), (back, there), config=config, seed=seed))
+    for j, there, back in engine.from_frame(i, later):
+        parts.append(_matches(engine, (i, j), (there, back), config=config, seed=seed))
+        parts.append(_matches(engine, (j, i), (back, there), config=config, seed=seed))
     return _stack(parts)
 
 
@@ -155,7 +190,7 @@ def _load_part(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as data:
             return {name: data[name] for name in _COLUMNS}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

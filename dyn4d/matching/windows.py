@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -100,16 +101,23 @@ def fill_background(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, grey, np.float32(grey[mask].mean()))
 
 
+class Prepared(NamedTuple):
+    """One frame made ready: grey uint8 and its mask (flow_height, flow_width), and the whole picture's mask (H, W)."""
+
+    grey: np.ndarray
+    inside: np.ndarray
+    mask: np.ndarray
+
+
 class ObjectWindows:
     """Prepared windows of a clip, read when asked for; the latest `keep` stay in memory. Safe to share by threads."""
 
     def __init__(self, clip: Clip, plan: WindowPlan, keep: int) -> None:
         self.clip, self.plan, self.keep = clip, plan, keep
-        self._ready: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._ready: OrderedDict[int, Prepared] = OrderedDict()
         self._lock = threading.Lock()
 
-    def __getitem__(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
-        """(grey uint8 (flow_height, flow_width), mask bool (H, W) of the whole picture) of one frame."""
+    def __getitem__(self, frame: int) -> Prepared:
         with self._lock:
             if frame in self._ready:
                 return self._ready[frame]
@@ -119,13 +127,15 @@ class ObjectWindows:
                 self._ready.popitem(last=False)
             return value
 
-    def _prepare(self, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    def _prepare(self, frame: int) -> Prepared:
         plan = self.plan
         mask = np.asarray(self.clip.masks[frame]).astype(bool)
         image = cut(np.ascontiguousarray(self.clip.images[frame]), plan, frame)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        grey = fill_background(grey, cut(mask, plan, frame))
+        part = cut(mask, plan, frame)
+        grey = fill_background(grey, part)
         size = (plan.flow_width, plan.flow_height)
         larger = plan.flow_width >= plan.width
         grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC if larger else cv2.INTER_AREA)
-        return np.clip(np.rint(grey), 0, 255).astype(np.uint8), mask
+        inside = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
+        return Prepared(np.clip(np.rint(grey), 0, 255).astype(np.uint8), inside, mask)
