@@ -78,7 +78,7 @@ def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
     Opacities are kept 1e-7 off 0 and 1, whose logits are infinite; quaternions are written with length 1.
     """
     count = len(cloud)
-    rest = _array(cloud.sh[:, 1:].transpose(1, 2).reshape(count, -1).float())
+    rest = _array(cloud.sh[:, 1:].transpose(1, 2).reshape(count, 3 * (cloud.sh.shape[1] - 1)).float())
     opacity = cloud.opacities.double().clamp(_OPACITY_EDGE, 1 - _OPACITY_EDGE)
     columns = [
         (_POSITION, _array(cloud.means)),

@@ -72,11 +72,15 @@ class PlyInfo:
                 rows.append(
                     (label, f"min {low:.3g}   5% {few:.3g}   median {middle:.3g}   95% {most:.3g}   max {high:.3g}")
                 )
-        rows.append(("NaN or Inf", f"{self.not_finite:,} rows"))
-        rows.append(("duplicates", f"{self.duplicates:,} rows at a place another row has"))
+        rows.append(("NaN or Inf", _rows(self.not_finite)))
+        rows.append(("duplicates", f"{_rows(self.duplicates)} at a place another row has"))
         if self.zero_quats:
             rows.append(("rotations", f"{self.zero_quats:,} are zero"))
         return "\n".join(f"{label:<11} {text}" for label, text in rows)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'' if count == 1 else 's'}"
 
 
 def _size(count: int) -> str:
