@@ -144,7 +144,7 @@ def test_missing_fields_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a Gaussian needs the fields f_dc_0, f_dc_1, f_dc_2, rot_0"):
         read_ply(path)
     assert "rot_0" in ply_info(path).missing and "missing" in ply_info(path).format()
-    with pytest.raises(InputError, match="a point needs the fields .*z"):
+    with pytest.raises(InputError, match=r"a point needs the fields .*z"):
         read_ply(_write(tmp_path / "p.ply", x=0, y=0))
     assert ply_info(tmp_path / "p.ply").kind == "other"
     with pytest.raises(InputError, match="compressed PLY"):
