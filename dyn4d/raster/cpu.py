@@ -279,7 +279,9 @@ def _draw_view(
         )  # fmt: skip
         if part is not image:
             image[..., first : first + used] = part[..., :used]
-        layers.append(_Layer(first, dims, order, records, boxes, slots, starts, ids, behind, expected, part, alpha, last))
+        layers.append(
+            _Layer(first, dims, order, records, boxes, slots, starts, ids, behind, expected, part, alpha, last)
+        )
     return layers
 
 

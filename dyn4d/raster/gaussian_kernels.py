@@ -382,15 +382,67 @@ def sh_backward_chunk(
 
 
 @_compile_parallel
-def project_parallel(bounds, means, quats, scales, covars, opacities, camera, antialiased, means2d, depths, conics, compensations, radii):
+def project_parallel(
+    bounds, means, quats, scales, covars, opacities, camera, antialiased, means2d, depths, conics, compensations, radii
+):
     for j in prange(len(bounds) - 1):
-        project_chunk(bounds[j], bounds[j + 1], means, quats, scales, covars, opacities, camera, antialiased, means2d, depths, conics, compensations, radii)
+        project_chunk(
+            bounds[j],
+            bounds[j + 1],
+            means,
+            quats,
+            scales,
+            covars,
+            opacities,
+            camera,
+            antialiased,
+            means2d,
+            depths,
+            conics,
+            compensations,
+            radii,
+        )
 
 
 @_compile_parallel
-def project_backward_parallel(bounds, means, quats, scales, covars, camera, radii, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_covars, v_pose):
+def project_backward_parallel(
+    bounds,
+    means,
+    quats,
+    scales,
+    covars,
+    camera,
+    radii,
+    v_means2d,
+    v_depths,
+    v_conics,
+    v_compensations,
+    v_means,
+    v_quats,
+    v_scales,
+    v_covars,
+    v_pose,
+):
     for j in prange(len(bounds) - 1):
-        project_backward_chunk(bounds[j], bounds[j + 1], means, quats, scales, covars, camera, radii, v_means2d, v_depths, v_conics, v_compensations, v_means, v_quats, v_scales, v_covars, v_pose)
+        project_backward_chunk(
+            bounds[j],
+            bounds[j + 1],
+            means,
+            quats,
+            scales,
+            covars,
+            camera,
+            radii,
+            v_means2d,
+            v_depths,
+            v_conics,
+            v_compensations,
+            v_means,
+            v_quats,
+            v_scales,
+            v_covars,
+            v_pose,
+        )
 
 
 @_compile_parallel
@@ -400,6 +452,21 @@ def sh_parallel(bounds, degree, means, centre, coefficients, radii, colors):
 
 
 @_compile_parallel
-def sh_backward_parallel(bounds, degree, means, centre, coefficients, radii, colors, v_colors, v_coefficients, v_means, v_centre):
+def sh_backward_parallel(
+    bounds, degree, means, centre, coefficients, radii, colors, v_colors, v_coefficients, v_means, v_centre
+):
     for j in prange(len(bounds) - 1):
-        sh_backward_chunk(bounds[j], bounds[j + 1], degree, means, centre, coefficients, radii, colors, v_colors, v_coefficients, v_means, v_centre)
+        sh_backward_chunk(
+            bounds[j],
+            bounds[j + 1],
+            degree,
+            means,
+            centre,
+            coefficients,
+            radii,
+            colors,
+            v_colors,
+            v_coefficients,
+            v_means,
+            v_centre,
+        )

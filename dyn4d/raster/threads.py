@@ -21,6 +21,7 @@ def _after_fork() -> None:
     global _forked, _busy
     _forked = True  # the threads of OpenMP did not survive the fork, and it would abort or wait for them
     _busy = threading.Lock()
+    torch.set_num_threads(1)  # torch's own OpenMP would wait for them too
 
 
 if hasattr(os, "register_at_fork"):
@@ -30,8 +31,6 @@ if hasattr(os, "register_at_fork"):
 def thread_count() -> int:
     """Threads to use now: torch's number, no more than numba may start; 1 in a forked child."""
     if _forked:
-        if torch.get_num_threads() > 1:
-            torch.set_num_threads(1)  # torch's own OpenMP would hang in a forked child
         return 1
     return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 

@@ -568,9 +568,26 @@ def gather_chunk(
 
 
 @_compile_parallel
-def record_parallel(bounds, order, means2d, conics, opacities, colors, depths, first, with_depth, width, height, records, boxes):
+def record_parallel(
+    bounds, order, means2d, conics, opacities, colors, depths, first, with_depth, width, height, records, boxes
+):
     for j in prange(len(bounds) - 1):
-        record_chunk(bounds[j], bounds[j + 1], order, means2d, conics, opacities, colors, depths, first, with_depth, width, height, records, boxes)
+        record_chunk(
+            bounds[j],
+            bounds[j + 1],
+            order,
+            means2d,
+            conics,
+            opacities,
+            colors,
+            depths,
+            first,
+            with_depth,
+            width,
+            height,
+            records,
+            boxes,
+        )
 
 
 @_compile_parallel
@@ -588,16 +605,101 @@ def fill_parallel(bounds, boxes, tiles_x, starts, ids):
 @_compile_parallel
 def blend_parallel(bounds, dims, records, boxes, starts, ids, background, expected, width, tiles_x, image, alpha, last):
     for j in prange(len(bounds) - 1):
-        blend_chunk(bounds[j], bounds[j + 1], dims, records, boxes, starts, ids, background, expected, width, tiles_x, image, alpha, last)
+        blend_chunk(
+            bounds[j],
+            bounds[j + 1],
+            dims,
+            records,
+            boxes,
+            starts,
+            ids,
+            background,
+            expected,
+            width,
+            tiles_x,
+            image,
+            alpha,
+            last,
+        )
 
 
 @_compile_parallel
-def blend_backward_parallel(bounds, dims, records, boxes, slots, starts, ids, background, expected, absgrad, width, tiles_x, image, alpha, last, v_image, v_alpha, sums):
+def blend_backward_parallel(
+    bounds,
+    dims,
+    records,
+    boxes,
+    slots,
+    starts,
+    ids,
+    background,
+    expected,
+    absgrad,
+    width,
+    tiles_x,
+    image,
+    alpha,
+    last,
+    v_image,
+    v_alpha,
+    sums,
+):
     for j in prange(len(bounds) - 1):
-        blend_backward_chunk(bounds[j], bounds[j + 1], dims, records, boxes, slots, starts, ids, background, expected, absgrad, width, tiles_x, image, alpha, last, v_image, v_alpha, sums)
+        blend_backward_chunk(
+            bounds[j],
+            bounds[j + 1],
+            dims,
+            records,
+            boxes,
+            slots,
+            starts,
+            ids,
+            background,
+            expected,
+            absgrad,
+            width,
+            tiles_x,
+            image,
+            alpha,
+            last,
+            v_image,
+            v_alpha,
+            sums,
+        )
 
 
 @_compile_parallel
-def gather_parallel(bounds, order, slots, sums, conics, opacities, first, with_depth, v_means2d, v_conics, v_opacities, v_colors, v_depths, v_abs):
+def gather_parallel(
+    bounds,
+    order,
+    slots,
+    sums,
+    conics,
+    opacities,
+    first,
+    with_depth,
+    v_means2d,
+    v_conics,
+    v_opacities,
+    v_colors,
+    v_depths,
+    v_abs,
+):
     for j in prange(len(bounds) - 1):
-        gather_chunk(bounds[j], bounds[j + 1], order, slots, sums, conics, opacities, first, with_depth, v_means2d, v_conics, v_opacities, v_colors, v_depths, v_abs)
+        gather_chunk(
+            bounds[j],
+            bounds[j + 1],
+            order,
+            slots,
+            sums,
+            conics,
+            opacities,
+            first,
+            with_depth,
+            v_means2d,
+            v_conics,
+            v_opacities,
+            v_colors,
+            v_depths,
+            v_abs,
+        )
