@@ -304,7 +304,7 @@ def test_the_first_error_is_told_even_if_run_json_cannot_be_written(
         monkeypatch.setattr(runs, "write_json", full)
         raise OSError(errno.ENOSPC, "No space left on device", "first.npz")
 
-    with pytest.raises(RunError, match="first.npz"):
+    with pytest.raises(RunError, match=r"first\.npz"):
         run_stages((runner.Stage("only", "only", (), lambda c: {}, work),), tmp_path / "run")
 
 
@@ -342,4 +342,6 @@ def test_lines_say_what_is_skipped_and_what_goes_on(tmp_path: Path, capsys: pyte
     said = capsys.readouterr().err
     assert "second: started" in said and f"second: {fake.PIECES}/{fake.PIECES} loss 11" in said
     fake.run_fake(tmp_path / "run", fake.config(), progress=PlainProgress())
-    assert capsys.readouterr().err.splitlines() == [f"{n}: skipped, nothing changed" for n in ("first", "second", "third")]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{n}: skipped, nothing changed" for n in ("first", "second", "third")
+    ]
