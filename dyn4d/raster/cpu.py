@@ -17,7 +17,7 @@ from dyn4d.raster import tile_kernels as tk
 from dyn4d.raster.request import Drawn, Request, make_info
 from dyn4d.raster.threads import cost_bounds, even_bounds, launch
 
-WIDTHS = (1, 3, 4, 8)  # channel counts the blending kernels are compiled for; others are padded or split
+WIDTHS = (4, 8)  # channel counts the blending kernels are compiled for; others are padded or split
 
 
 def draw(request: Request) -> Drawn:

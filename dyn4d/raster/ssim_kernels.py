@@ -65,6 +65,17 @@ def _product(a, b, padded, offset, size):
 
 
 @_compile
+def _source(plane, a, b, padded, offset, size):
+    """What plane 0 … 4 blurs: a, b, a·a, b·b, a·b."""
+    if plane == 0:
+        padded[offset : offset + size] = a
+    elif plane == 1:
+        padded[offset : offset + size] = b
+    else:
+        _product(b if plane == 3 else a, a if plane == 2 else b, padded, offset, size)
+
+
+@_compile
 def _similarity(mu_a, mu_b, aa, bb, ab, c1, c2, out):
     """One row of SSIM from the five blurred rows."""
     for i in range(len(out)):
@@ -96,34 +107,22 @@ def ssim_chunk(lo, hi, a, b, channels, weights, c1, c2, out, by_mean, by_square,
     side = 5 * channels
     padded = np.zeros(size + 2 * side, np.float32)
     ring = np.zeros(5 * TAPS * size, np.float32)
-    mu_a, mu_b, aa, bb, ab = (
-        np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32),
-        np.empty(size, np.float32), np.empty(size, np.float32),
-    )  # fmt: skip
+    blurred = np.empty((5, size), np.float32)
     for y in range(lo - 5, hi + 5):
         slot = (y - lo + 5) % TAPS
         if y < 0 or y >= height:
             for plane in range(5):
                 ring[(plane * TAPS + slot) * size : (plane * TAPS + slot + 1) * size] = _f(0)
         else:
-            padded[side : side + size] = a[y]
-            _across(padded, channels, weights, ring, slot * size, size)
-            padded[side : side + size] = b[y]
-            _across(padded, channels, weights, ring, (TAPS + slot) * size, size)
-            _product(a[y], a[y], padded, side, size)
-            _across(padded, channels, weights, ring, (2 * TAPS + slot) * size, size)
-            _product(b[y], b[y], padded, side, size)
-            _across(padded, channels, weights, ring, (3 * TAPS + slot) * size, size)
-            _product(a[y], b[y], padded, side, size)
-            _across(padded, channels, weights, ring, (4 * TAPS + slot) * size, size)
+            for plane in range(5):
+                _source(plane, a[y], b[y], padded, side, size)
+                _across(padded, channels, weights, ring, (plane * TAPS + slot) * size, size)
         if y < lo + 5:
             continue
         oldest = (slot + 1) % TAPS
-        _down(ring, 0, oldest, weights, mu_a, size)
-        _down(ring, 1, oldest, weights, mu_b, size)
-        _down(ring, 2, oldest, weights, aa, size)
-        _down(ring, 3, oldest, weights, bb, size)
-        _down(ring, 4, oldest, weights, ab, size)
+        for plane in range(5):
+            _down(ring, plane, oldest, weights, blurred[plane], size)
+        mu_a, mu_b, aa, bb, ab = blurred[0], blurred[1], blurred[2], blurred[3], blurred[4]
         _similarity(mu_a, mu_b, aa, bb, ab, c1, c2, out[y - 5])
         if by_mean.shape[0] > 0:
             _slopes(mu_a, mu_b, aa, bb, ab, c1, c2, by_mean[y - 5], by_square[y - 5], by_product[y - 5])
@@ -136,28 +135,25 @@ def ssim_backward_chunk(lo, hi, a, b, channels, weights, v_out, by_mean, by_squa
     side = 5 * channels
     padded = np.zeros(size + 2 * side, np.float32)
     ring = np.zeros(3 * TAPS * size, np.float32)
-    first, second, third = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
+    blurred = np.empty((3, size), np.float32)
     for y in range(lo - 5, hi + 5):
         slot = (y - lo + 5) % TAPS
         if y < 0 or y >= height:
             for plane in range(3):
                 ring[(plane * TAPS + slot) * size : (plane * TAPS + slot + 1) * size] = _f(0)
         else:
-            _product(v_out[y], by_mean[y], padded, side, size)
-            _across(padded, channels, weights, ring, slot * size, size)
-            _product(v_out[y], by_square[y], padded, side, size)
-            _across(padded, channels, weights, ring, (TAPS + slot) * size, size)
-            _product(v_out[y], by_product[y], padded, side, size)
-            _across(padded, channels, weights, ring, (2 * TAPS + slot) * size, size)
+            for plane in range(3):
+                slope = by_mean[y] if plane == 0 else (by_square[y] if plane == 1 else by_product[y])
+                _product(v_out[y], slope, padded, side, size)
+                _across(padded, channels, weights, ring, (plane * TAPS + slot) * size, size)
         if y < lo + 5:
             continue
         oldest = (slot + 1) % TAPS
-        _down(ring, 0, oldest, weights, first, size)
-        _down(ring, 1, oldest, weights, second, size)
-        _down(ring, 2, oldest, weights, third, size)
+        for plane in range(3):
+            _down(ring, plane, oldest, weights, blurred[plane], size)
         row = y - 5
         for i in range(size):
-            v_a[row, i] = first[i] + _f(2) * a[row, i] * second[i] + b[row, i] * third[i]
+            v_a[row, i] = blurred[0, i] + _f(2) * a[row, i] * blurred[1, i] + b[row, i] * blurred[2, i]
 
 
 @_compile_parallel

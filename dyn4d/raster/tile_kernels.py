@@ -331,9 +331,10 @@ def fill_chunk(lo, hi, boxes, tiles_x, starts, ids):
 # -------------------------------------------------------------------------------------------------------- blending
 
 
-# scratch of one tile: planes of 256 pixels, then D planes of colour, ...
+# scratch of one tile: planes of 256 pixels with the transmittance (minus it once the pixel has ended), the last record
+# drawn, then D planes of colour
 _PIXELS = _u(TILE * TILE)
-_P_FINAL, _P_LAST, _P_CHANNELS = _u(256), _u(512), _u(768)
+_P_LAST, _P_CHANNELS = _u(256), _u(512)
 
 
 @_compile_exact
@@ -348,15 +349,14 @@ def blend_chunk(lo, hi, dims, records, boxes, starts, ids, background, expected,
     height = alpha.shape[0]
     one, zero = _splat(_f(1.0)), _splat(_f(0.0))
     least, most, stop = _splat(_f(1.0 / 255.0)), _splat(_f(0.999)), _splat(_f(1e-4))
-    scratch = np.empty(768 + 256 * count, np.float32)
+    scratch = np.empty(512 + 256 * count, np.float32)
     alive = np.empty(TILE * TILE // LANES, np.int32)
     for tile in range(lo, hi):
         left, top = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
         for row in range(TILE):
             for lane in range(TILE):
                 at = _u(row * TILE + lane)
-                scratch[at] = _f(1.0) if left + lane < width and top + row < height else _f(0.0)
-                scratch[_P_FINAL + at] = _f(1.0)
+                scratch[at] = _f(1.0) if left + lane < width and top + row < height else _f(-1.0)
                 scratch[_P_LAST + at] = _f(0.0)
                 for c in range(count):
                     scratch[_P_CHANNELS + _u(c) * _PIXELS + at] = _f(0.0)
@@ -370,9 +370,9 @@ def blend_chunk(lo, hi, dims, records, boxes, starts, ids, background, expected,
                     any_left += alive[strip]
                 if any_left == 0:
                     break
-            k = ids[place]
+            k = _u(ids[place])
             mark = _splat(_f(place - begin + 1))
-            u, v, peak = records[k, 0], records[k, 1], records[k, 5]
+            u, v, qb, qc, peak = records[k, 0], records[k, 1], records[k, 3], records[k, 4], records[k, 5]
             qa, ceiling = _splat(records[k, 2]), _splat(peak)
             row0, row1 = max(boxes[k, 2] - top, 0), min(boxes[k, 3] - top, TILE)
             strip0, strip1 = max(boxes[k, 0] - left, 0) // LANES, (min(boxes[k, 1] - left, TILE) - 1) // LANES + 1
@@ -383,23 +383,25 @@ def blend_chunk(lo, hi, dims, records, boxes, starts, ids, background, expected,
                         continue
                     at = _u(row * TILE + strip * LANES)
                     dy = v - (_f(top + row) + _f(0.5))
-                    base, slope = _splat(peak + records[k, 4] * dy * dy), _splat(records[k, 3] * dy)
+                    base, slope = _splat(peak + qc * dy * dy), _splat(qb * dy)
                     a = _least(_exp2(_least(base + dx * (slope + qa * dx), ceiling)), most)
                     a = _where_at_least(a, least, a, zero)
-                    t = _load(scratch, at)
+                    signed = _load(scratch, at)
+                    t = _where_above(signed, zero, signed, zero)
                     after = t * (one - a)
                     weight = _where_above(after, stop, a * t, zero)
-                    _store(scratch, at, _where_above(after, stop, after, zero))
-                    final, previous = _load(scratch, _P_FINAL + at), _load(scratch, _P_LAST + at)
-                    _store(scratch, _P_FINAL + at, _where_above(after, stop, after, final))
-                    _store(scratch, _P_LAST + at, _where_above(weight, zero, mark, previous))
+                    ended = _where_above(signed, zero, zero - signed, signed)
+                    _store(scratch, at, _where_above(after, stop, after, ended))
+                    # marks grow, so the larger one is the later; a select here would become a slow masked store
+                    seen, previous = _where_above(weight, zero, mark, zero), _load(scratch, _P_LAST + at)
+                    _store(scratch, _P_LAST + at, _where_above(seen, previous, seen, previous))
                     for c in range(count):
                         plane = _P_CHANNELS + _u(c) * _PIXELS + at
-                        _store(scratch, plane, _load(scratch, plane) + weight * _splat(records[k, RECORD + c]))
+                        _store(scratch, plane, _load(scratch, plane) + weight * _splat(records[k, _u(RECORD + c)]))
         for row in range(min(TILE, height - top)):
             for lane in range(min(TILE, width - left)):
                 at = _u(row * TILE + lane)
-                through = scratch[_P_FINAL + at]
+                through = abs(scratch[at])
                 alpha[top + row, left + lane] = _f(1.0) - through
                 last[top + row, left + lane] = _i(scratch[_P_LAST + at])
                 for c in range(count):
@@ -476,7 +478,7 @@ def blend_backward_chunk(
             if place - begin >= final:
                 continue
             mark = _splat(_f(place - begin + 1))
-            u, v, peak = records[k, 0], records[k, 1], records[k, 5]
+            u, v, qb, qc, peak = records[k, 0], records[k, 1], records[k, 3], records[k, 4], records[k, 5]
             qa, ceiling = _splat(records[k, 2]), _splat(peak)
             row0, row1 = max(boxes[k, 2] - top, 0), min(boxes[k, 3] - top, TILE)
             strip0, strip1 = max(boxes[k, 0] - left, 0) // LANES, (min(boxes[k, 1] - left, TILE) - 1) // LANES + 1
@@ -490,7 +492,7 @@ def blend_backward_chunk(
                         continue
                     at = _u(row * TILE + strip * LANES)
                     dy = v - (_f(top + row) + _f(0.5))
-                    base, slope = _splat(peak + records[k, 4] * dy * dy), _splat(records[k, 3] * dy)
+                    base, slope = _splat(peak + qc * dy * dy), _splat(qb * dy)
                     raw = _exp2(_least(base + dx * (slope + qa * dx), ceiling))
                     a = _least(raw, most)
                     a = _where_at_least(a, least, a, zero)
@@ -502,7 +504,7 @@ def blend_backward_chunk(
                     dot = zero
                     for c in range(count):
                         value = _load(scratch, _B_CHANNELS + _u(c) * _PIXELS + at)
-                        dot = dot + value * _splat(records[k, RECORD + c])
+                        dot = dot + value * _splat(records[k, _u(RECORD + c)])
                         place_c = o_color + _u(c * LANES)
                         _store(scratch, place_c, _load(scratch, place_c) + weight * value)
                     behind = _load(scratch, _B_BEHIND + at)
@@ -514,7 +516,7 @@ def blend_backward_chunk(
                     sum2 = sum2 + g_dy * _splat(dy)
                     if absgrad:  # the slope of the exponent, in base 2
                         along = g * (qa * dx + qa * dx + slope)
-                        down = g * (_splat(_f(2.0) * records[k, 4] * dy) + _splat(records[k, 3]) * dx)
+                        down = g * (_splat(_f(2.0) * qc * dy) + _splat(qb) * dx)
                         abs_x = abs_x + _where_at_least(along, zero, along, zero - along)
                         abs_y = abs_y + _where_at_least(down, zero, down, zero - down)
                 sums[slot, 0] += _total(sum0)
