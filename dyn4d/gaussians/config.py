@@ -43,6 +43,11 @@ class GaussiansConfig:
     """Weight of each Gaussian's smallest scale, relative to the object's half size."""
     field: float = 1.0
     """Weight of the field's own terms (correspondences, isometry, silhouettes) during co-training."""
+    field_every: int = 2
+    """The field's own terms are evaluated at every n-th step, n times as strongly."""
+    anchors: float = 0.2
+    """Share of the Gaussians at which the field's Jacobian is evaluated while training; the others take the nearest
+    one's. What is exported always has its own."""
     random_background: bool = True
     """Draw a new background colour at each step, so that the object does not become transparent."""
     densify_from: float = 0.1
@@ -63,12 +68,12 @@ class GaussiansConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.sh_degree <= 3:
             raise ValueError(f"gaussians.sh_degree must be 0, 1, 2 or 3, not {self.sh_degree}")
-        for name in ("initial", "maximum", "densify_every"):
+        for name in ("initial", "maximum", "densify_every", "field_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gaussians.{name} must be at least 1, not {getattr(self, name)}")
         for name in ("steps", "margin", "l1", "ssim", "silhouette", "depth", "depth_order", "flatten", "field"):
             if getattr(self, name) < 0:
                 raise ValueError(f"gaussians.{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("densify_from", "densify_until", "densify_share", "prune_opacity"):
+        for name in ("densify_from", "densify_until", "densify_share", "prune_opacity", "anchors"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"gaussians.{name} must be between 0 and 1, not {getattr(self, name)}")

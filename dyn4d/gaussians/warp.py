@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dyn4d.core.knn import nearest
 from dyn4d.core.protocols import Field
 from dyn4d.core.rotations import matrix_to_wxyz, wxyz_to_matrix
 from dyn4d.core.types import GaussianCloud
@@ -26,14 +27,40 @@ def covariance(frames: Tensor, scales: Tensor) -> Tensor:
     return factor @ factor.transpose(-1, -2)
 
 
-def move(means: Tensor, quats_wxyz: Tensor, scales: Tensor, field: Field, t: float) -> MovedGaussians:
+@dataclass(frozen=True)
+class Anchors:
+    """Some Gaussians whose Jacobian stands for their neighbours' too: the field bends over far longer distances than
+    Gaussians are apart, and its Jacobian costs more than all else in a training step.
+
+    Attributes:
+        rows: (A,) the anchors' rows. nearest: (G,) for each Gaussian, its place in `rows`.
+    """
+
+    rows: Tensor
+    nearest: Tensor
+
+
+def choose_anchors(means: Tensor, share: float, generator: torch.Generator) -> Anchors:
+    """A random share of the Gaussians (G, 3), and the nearest of them for each."""
+    count = max(1, round(share * len(means)))
+    rows = torch.randperm(len(means), generator=generator)[:count].to(means.device)
+    _, index = nearest(means.detach(), means.detach()[rows], 1)
+    return Anchors(rows, index[:, 0])
+
+
+def move(
+    means: Tensor, quats_wxyz: Tensor, scales: Tensor, field: Field, t: float, *, anchors: Anchors | None = None
+) -> MovedGaussians:
     """Move Gaussians from canonical space to time t; used at every training step.
 
     The Jacobian J is taken as a constant: gradients reach the field through the means, and rotations and scales
-    through the covariance J Σ Jᵀ.
+    through the covariance J Σ Jᵀ. With `anchors` J is that of the nearest anchor.
     """
     with torch.no_grad():
-        jacobian = field.jacobian(means, t)
+        if anchors is None:
+            jacobian = field.jacobian(means, t)
+        else:
+            jacobian = field.jacobian(means[anchors.rows], t)[anchors.nearest]
     frames = jacobian @ wxyz_to_matrix(quats_wxyz)
     return MovedGaussians(field.from_canonical(means, t), covariance(frames, scales))
 
