@@ -21,7 +21,7 @@ class MatchingConfig:
     """Added to `fb_px` for each pixel that the match moves (beyond the shift of the whole object)."""
     max_difference: float = 24.0
     """A match is dropped where the grey values around its two ends differ by more than this (of 255) on average."""
-    min_size: int = 420
+    min_size: int = 360
     """Smaller objects are enlarged (at most 4 times) for the flow until their longest side has about these pixels."""
     max_size: int = 640
     """Larger objects are made smaller for the flow, to save time."""

@@ -157,7 +157,8 @@ def _matches(
     if len(keep) > config.max_per_pair:
         random = np.random.default_rng([seed, a, b])
         keep = np.sort(random.choice(keep, config.max_per_pair, replace=False))
-    weight = np.exp(-np.square(error[keep] / limit[keep]))
+    unlike = difference[keep] / config.max_difference
+    weight = np.exp(-np.square(error[keep] / limit[keep]) - np.square(unlike))
     return {
         "frame_a": np.full(len(keep), a, np.int64),
         "frame_b": np.full(len(keep), b, np.int64),
@@ -219,7 +220,7 @@ def match_clip(
 
     Returns:
         Correspondences sorted by (frame_a, frame_b). `xy_a` are pixel centres; weights are in (0, 1], 1 where the way
-        there and back ends where it began.
+        there and back ends where it began and both ends look the same.
     """
     progress = progress or SilentProgress()
     plan = plan_windows(clip, config)
