@@ -4,6 +4,9 @@ Organised as `gaussian_kernels`. Blending works on eight pixels of a row at a ti
 itself, LLVM vectorises such loops on some machines and channel counts and not on others, at five times the cost.
 """
 
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalCall=false
+# ^ the type checker sees the definitions of numba intrinsics, which have one argument more than their calls
 from __future__ import annotations
 
 import math
