@@ -27,7 +27,7 @@ from dyn4d.raster import rasterization, warmup
 from dyn4d.raster.reference import composite_pairs
 from dyn4d.raster.reference_backend import draw
 from dyn4d.raster.request import Request
-from dyn4d.raster.ssim import ssim
+from dyn4d.raster.ssim import ssim, ssim_reference
 
 Scene = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -145,8 +145,10 @@ def measure(repeats: int, large: bool) -> dict[str, float]:
             out[f"{name} torch pairs / ours"] = out[f"{name} torch pairs"] / out[f"{name} both"]
     out["loss 512x288"] = milliseconds(image_loss(512, 288, ssim), repeats)
     out["loss 512x288 torch"] = milliseconds(image_loss(512, 288, ssim_of_torch), repeats)
+    out["loss 512x288 torch, separable"] = milliseconds(image_loss(512, 288, ssim_reference), repeats)
     both_name = "50k 512x288 SH3 both"
     out["ours / torch loss"] = out[both_name] / out["loss 512x288 torch"]
+    out["ours / torch separable loss"] = out[both_name] / out["loss 512x288 torch, separable"]
     out["loss / ours"] = out["loss 512x288"] / out[both_name]
     out["1 thread / all"] = out[f"{both_name}, 1 thread"] / out[both_name]
     return out
