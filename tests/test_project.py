@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_readme_holds_the_two_commands() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert any(re.match(r"python -m venv .*&& .*-m pytest$", line) for line in lines)  # .ci/run runs this very line
-    assert any(re.match(r"python -m venv .*&& .*dyn4d demo$", line) for line in lines)
+    assert any(re.match(r"python3 -m venv .*&& .*-m pytest$", line) for line in lines)  # .ci/run runs this very line
+    assert any(re.match(r"python3 -m venv .*&& .*dyn4d demo$", line) for line in lines)
 
 
 def test_ci_can_be_run() -> None:

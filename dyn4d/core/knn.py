@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 
 
@@ -18,7 +18,7 @@ def nearest(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if points.shape[0] == 0:
         raise ValueError("nearest: points is empty")
     use = min(k, points.shape[0])
-    tree = cKDTree(points.detach().cpu().double().numpy())
+    tree = KDTree(points.detach().cpu().double().numpy())
     distance, index = tree.query(query.detach().cpu().double().numpy(), k=use, workers=-1)
     distance, index = np.asarray(distance).reshape(-1, use), np.asarray(index).reshape(-1, use)
     if use < k:

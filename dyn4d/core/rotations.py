@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import roma
 import torch
 from torch import Tensor
@@ -46,14 +48,14 @@ def rigid_fit(source: Tensor, target: Tensor, weights: Tensor | None = None) -> 
 
     Source: Kabsch/Umeyama, solved by roma.
     """
-    rotation, translation = roma.rigid_points_registration(source, target, weights=weights)
-    return rotation, translation
+    found: Any = roma.rigid_points_registration(source, target, weights=weights)
+    return found[0], found[1]
 
 
 def similarity_fit(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Least-squares R (3, 3), t (3,), scale () with target ≈ scale R source + t. Points are (N, 3)."""
-    rotation, translation, scale = roma.rigid_points_registration(source, target, compute_scaling=True)
-    return rotation, translation, scale
+    found: Any = roma.rigid_points_registration(source, target, compute_scaling=True)
+    return found[0], found[1], found[2]
 
 
 def rotation_angle(a: Tensor, b: Tensor) -> Tensor:

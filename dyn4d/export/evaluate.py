@@ -1,4 +1,4 @@
-"""A finished run against ground truth: held-out views, tracks, cameras. The definitions are those of `docs/formats.md`.
+"""A finished run against ground truth: held-out views, tracks, cameras. The definitions are those of `docs/files.md`.
 
 Everything is compared in the true world. Where the run solved its own cameras, one similarity takes its world there
 (`align`); where they were given, nothing is fitted.

@@ -48,7 +48,8 @@ def _continue_background(image: np.ndarray, outside_distance: np.ndarray) -> np.
     _, labels = cv2.distanceTransformWithLabels(
         (~clear).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    colour = np.zeros((labels.max() + 1, 3), dtype=np.uint8)
+    labels = np.asarray(labels, dtype=np.int64)
+    colour = np.zeros((int(labels.max()) + 1, 3), dtype=np.uint8)
     colour[labels[clear]] = image[clear]
     return colour[labels]
 

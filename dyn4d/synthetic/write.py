@@ -1,4 +1,4 @@
-"""Writing a scene as a clip folder and a truth folder (formats in `docs/formats.md`)."""
+"""Writing a scene as a clip folder and a truth folder (formats in `docs/files.md`)."""
 
 from __future__ import annotations
 
