@@ -17,17 +17,17 @@ class GaussiansConfig:
     """Degree of the spherical harmonics of the colours, 0 to 3. 0: the same colour from everywhere."""
     steps: int = 2000
     """Training steps; each draws one frame."""
-    lr_means: float = 4e-4
+    lr_means: float = 8e-4
     """Learning rate of the means, relative to the object's half size; decays to a hundredth."""
-    lr_sh: float = 5e-3
-    """Learning rate of the colours (higher bands: a twentieth)."""
-    lr_opacity: float = 3e-2
+    lr_sh: float = 1e-2
+    """Learning rate of the colours (higher bands: a twentieth). This and the next three decay to a tenth by a cosine."""
+    lr_opacity: float = 5e-2
     """Learning rate of the opacities (as logits)."""
-    lr_scale: float = 5e-3
+    lr_scale: float = 1e-2
     """Learning rate of the scales (as logarithms)."""
     lr_quat: float = 2e-3
     """Learning rate of the rotations."""
-    lr_field: float = 6e-4
+    lr_field: float = 3e-4
     """Learning rate of the deformation field; decays to a twentieth."""
     l1: float = 1.0
     """Weight of the mean absolute colour error."""

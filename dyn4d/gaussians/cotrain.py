@@ -125,13 +125,17 @@ def cotrain_step(
 
 
 def set_rates(state: CotrainState, config: GaussiansConfig, half_size: float) -> None:
-    """Means decay to a hundredth exponentially; the field warms up, then falls to a twentieth by a cosine."""
+    """Means decay to a hundredth exponentially, their other parameters to a tenth by a cosine; the field warms up,
+    then falls to a twentieth by a cosine."""
     fraction = state.step / max(config.steps, 1)
+    wave = 0.5 * (1 + math.cos(math.pi * fraction))
     for group in state.gaussian_optimiser.param_groups:
         if group["name"] == "means":
             group["lr"] = config.lr_means * half_size * 0.01**fraction
+        else:
+            group["lr"] = group["initial"] * (0.1 + 0.9 * wave)
     if state.field_optimiser is not None:
-        cosine = 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * fraction))
+        cosine = 0.05 + 0.95 * wave
         warm = min(1.0, (state.step + 1) / 50)
         for group in state.field_optimiser.param_groups:
             group["lr"] = config.lr_field * cosine * warm
