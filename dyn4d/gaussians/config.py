@@ -20,7 +20,7 @@ class GaussiansConfig:
     lr_means: float = 8e-4
     """Learning rate of the means, relative to the object's half size; decays to a hundredth."""
     lr_sh: float = 1e-2
-    """Learning rate of the colours (higher bands: a twentieth). This and the next three decay to a tenth by a cosine."""
+    """Learning rate of the colours (higher bands: a twentieth); this and the next three decay to a tenth."""
     lr_opacity: float = 5e-2
     """Learning rate of the opacities (as logits)."""
     lr_scale: float = 1e-2

@@ -75,7 +75,9 @@ def build_optimiser(model: GaussianModel, config: GaussiansConfig, half_size: fl
         "sh_dc": config.lr_sh,
         "sh_rest": config.lr_sh / 20,
     }
-    groups = [{"params": [getattr(model, name)], "lr": rates[name], "initial": rates[name], "name": name} for name in NAMES]
+    groups = [
+        {"params": [getattr(model, name)], "lr": rates[name], "initial": rates[name], "name": name} for name in NAMES
+    ]
     return torch.optim.Adam(groups, eps=1e-15, fused=True)
 
 
