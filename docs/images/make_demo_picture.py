@@ -1,4 +1,6 @@
-"""Put pictures of a finished demo run side by side: python docs/images/make_demo_picture.py runs/demo docs/images/demo.png
+"""Put pictures of a finished demo run side by side.
+
+    python docs/images/make_demo_picture.py runs/demo docs/images/demo.png
 
 Rows: the clip, the same cameras redrawn, the still camera. Columns: five times.
 """
