@@ -105,7 +105,7 @@ STAGES: tuple[Stage, ...] = (
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
 
-# ---------------------------------------------------------------------------------------- a session
+# ---------------------------------------------------------------------------------------- one command, many stages
 
 
 def core_count() -> int:
