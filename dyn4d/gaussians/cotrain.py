@@ -206,10 +206,7 @@ def cotrain(
         state.step += 1
         fraction = state.step / config.steps
         if config.densify_from <= fraction <= config.densify_until and state.step % config.densify_every == 0:
-            densify(
-                state.model, state.gaussian_optimiser, state.pull, config, half_size=half_size,
-                generator=torch.Generator().manual_seed(step_seed),
-            )  # fmt: skip
+            densify(state.model, state.gaussian_optimiser, state.pull, config, half_size=half_size)
             state.pull = PullStatistics(len(state.model), device)
         progress.update(loss=loss)
         if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:

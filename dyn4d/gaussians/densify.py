@@ -44,7 +44,6 @@ def densify(
     config: GaussiansConfig,
     *,
     half_size: float,
-    generator: torch.Generator,
 ) -> int:
     """Split the share `densify_share` of Gaussians with the strongest pull, within `maximum`, and prune.
 
