@@ -63,6 +63,12 @@ def _robust_rigid(source: Tensor, target: Tensor, weight: Tensor, rounds: int = 
     return rotation, translation
 
 
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """`table[index]`, whose gradient comes to the same bits every time: that of plain indexing adds up in whatever
+    order the threads arrive, and a seed would not make a fit repeatable."""
+    return nn.functional.embedding(index, table.flatten(1)).reshape(len(index), *table.shape[1:])
+
+
 def fit_root(
     pairs: LiftedPairs, times: Tensor, *, generator: torch.Generator, steps: int = 250, samples: int = 24000
 ) -> RootMotion:
@@ -103,8 +109,8 @@ def fit_root(
         for group in optimiser.param_groups:
             group["lr"] = 4e-3 * (1 - fraction) + 1e-4
         turned = wxyz_to_matrix(quats)
-        in_a = torch.einsum("nij,ni->nj", turned[a], xyz_a - moves[a])
-        in_b = torch.einsum("nij,ni->nj", turned[b], xyz_b - moves[b])
+        in_a = torch.einsum("nij,ni->nj", _rows(turned, a), xyz_a - _rows(moves, a))
+        in_b = torch.einsum("nij,ni->nj", _rows(turned, b), xyz_b - _rows(moves, b))
         scale = 0.2 * (1 - fraction) + 0.05
         loss = (weight * geman_mcclure((in_a - in_b).square().sum(-1), scale)).mean() / scale**2
         optimiser.zero_grad()
