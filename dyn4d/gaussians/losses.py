@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dyn4d.gaussians.config import GaussiansConfig
 from dyn4d.gaussians.targets import FrameTarget
-from dyn4d.raster.ssim import ssim
+from dyn4d.raster.ssim import l1_and_dssim
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ def render_terms(
     shown = target.mask | target.edge
     area = shown.sum().clamp_min(1)
     off_edge = ~target.edge
+    l1, dssim = l1_and_dssim(picture, wanted, dssim_weight=shown)
     return RenderTerms(
-        l1=(picture - wanted).abs().mean(-1).sum() / area,
-        ssim=((1 - ssim(picture, wanted)).mean(-1) * shown).sum() / area,
+        l1=l1 / area,
+        ssim=dssim / area,
         silhouette=((coverage - target.mask.float()).abs() * off_edge).sum() / area,
         depth=depth_error(depth, coverage, target, half_size),
         depth_order=depth_order_error(depth, target, half_size, generator),

@@ -5,6 +5,7 @@ They are separate so that `info["means2d"]` is a tensor of the graph, whose grad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyn4d.raster import gaussian_kernels as gk
-from dyn4d.raster import tile_kernels as tk
+from dyn4d.raster import binning_kernels as bk
+from dyn4d.raster import blend_kernels as tk
+from dyn4d.raster import harmonic_kernels as hk
+from dyn4d.raster import projection_kernels as pk
 from dyn4d.raster.request import Drawn, Request, make_info
-from dyn4d.raster.threads import cost_bounds, even_bounds, launch
-
-WIDTHS = (4, 8)  # channel counts the blending kernels are compiled for; others are padded or split
+from dyn4d.raster.threads import cost_bounds, even_bounds, launch, launch_whole
 
 
 def draw(request: Request) -> Drawn:
@@ -54,12 +55,17 @@ def _array(value: Tensor) -> np.ndarray:
     return value.detach().contiguous().numpy()
 
 
+def _table(value: Tensor) -> np.ndarray:
+    """(N, ...) as rows of numbers."""
+    return _array(value).reshape(len(value), math.prod(value.shape[1:]))
+
+
 def _camera(viewmat: Tensor, K: Tensor, request: Request) -> np.ndarray:
-    """The numbers that `gaussian_kernels.project_chunk` reads of one camera."""
+    """The numbers that `projection_kernels.project` reads of one camera."""
     view, intrinsics = viewmat.detach().double().numpy(), K.detach().double().numpy()
     fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
     width, height = request.width, request.height
-    out = np.empty(gk.CAMERA, np.float64)
+    out = np.empty(pk.CAMERA, np.float64)
     out[:9], out[9:12] = view[:3, :3].ravel(), view[:3, 3]
     pad_x, pad_y = 0.15 * width / fx, 0.15 * height / fy  # as in reference.project
     out[12:16] = fx, fy, cx, cy
@@ -75,18 +81,15 @@ class _Project(torch.autograd.Function):
         opacities: Tensor, request: Request,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         views, count = viewmats.shape[0], means.shape[0]
-        inputs = [_array(t) for t in (means, quats, scales, covars)]
+        inputs = [_table(t) for t in (means, quats, scales, covars, opacities)]
         cameras = [_camera(viewmats[c], Ks[c], request) for c in range(views)]
         means2d, depths = torch.empty(views, count, 2), torch.empty(views, count)
         conics, compensations = torch.empty(views, count, 3), torch.empty(views, count)
         radii = torch.empty(views, count, 2, dtype=torch.int32)
-        outputs = [t.numpy() for t in (means2d, depths, conics, compensations, radii)]
-        bounds = even_bounds(count, gk.BLOCK)
+        bounds = even_bounds(count, pk.BLOCK)
         for c in range(views):
-            launch(
-                gk.project_chunk, gk.project_parallel, bounds, *inputs, _array(opacities), cameras[c],
-                request.antialiased, *[value[c] for value in outputs],
-            )  # fmt: skip
+            outputs = [_table(t[c]) for t in (means2d, depths, conics, compensations, radii)]
+            launch(pk.project, bounds, len(covars) > 0, *inputs, cameras[c], request.antialiased, *outputs)
         ctx.save_for_backward(means, quats, scales, covars, radii)
         ctx.cameras = cameras
         ctx.mark_non_differentiable(radii)
@@ -94,26 +97,25 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        means, quats, scales, covars, radii = ctx.saved_tensors
-        inputs = [_array(t) for t in (means, quats, scales, covars)]
-        seen = radii.numpy()
-        v_means2d, v_depths, v_conics, v_compensations = (_array(g) for g in grads[:4])
-        totals = [np.zeros_like(value) for value in inputs]
+        *given, radii = ctx.saved_tensors
+        count, inputs = len(given[0]), [_table(t) for t in given]
+        totals = [np.empty_like(value) for value in inputs]
         v_viewmats = torch.zeros(len(ctx.cameras), 4, 4)
-        bounds = even_bounds(len(means), gk.BLOCK)
+        bounds = even_bounds(count, pk.BLOCK)
         for c, camera in enumerate(ctx.cameras):
-            parts = totals if c == 0 else [np.zeros_like(value) for value in inputs]
-            v_pose = np.zeros((-(-len(means) // gk.BLOCK), 12), np.float64)
+            parts = totals if c == 0 else [np.empty_like(value) for value in inputs]
+            v_pose = np.empty((-(-count // pk.BLOCK), 12), np.float64)
+            slopes = [_table(g[c]) for g in grads[:4]]
             launch(
-                gk.project_backward_chunk, gk.project_backward_parallel, bounds, *inputs, camera, seen[c],
-                v_means2d[c], v_depths[c], v_conics[c], v_compensations[c], *parts, v_pose,
+                pk.project_backward, bounds, len(given[3]) > 0, *inputs, camera, _table(radii[c]), *slopes, *parts,
+                v_pose,
             )  # fmt: skip
             if c > 0:
                 for total, part in zip(totals, parts):
                     total += part
             pose = torch.from_numpy(v_pose.sum(0))
             v_viewmats[c, :3, :3], v_viewmats[c, :3, 3] = pose[:9].reshape(3, 3).float(), pose[9:].float()
-        v_means, v_quats, v_scales, v_covars = (torch.from_numpy(t) for t in totals)
+        v_means, v_quats, v_scales, v_covars = (torch.from_numpy(t).reshape(g.shape) for t, g in zip(totals, given))
         return v_means, v_quats, v_scales, v_covars, v_viewmats, None, None, None
 
 
@@ -124,11 +126,10 @@ class _HarmonicColors(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         views, count = centres.shape[0], means.shape[0]
         colors = torch.empty(views, count, 3)
-        out, sh, where, seen = colors.numpy(), _array(coefficients), _array(centres), radii.numpy()
         for c in range(views):
             launch(
-                gk.sh_chunk, gk.sh_parallel, even_bounds(count, gk.BLOCK), degree, _array(means), where[c],
-                sh[min(c, len(sh) - 1)], seen[c], out[c],
+                hk.colors_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
+                _table(coefficients[min(c, len(coefficients) - 1)]), _table(radii[c]), _table(colors[c]),
             )  # fmt: skip
         ctx.save_for_backward(means, centres, coefficients, radii, colors)
         ctx.degree = degree
@@ -137,25 +138,30 @@ class _HarmonicColors(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         means, centres, coefficients, radii, colors = ctx.saved_tensors
-        sh, where, seen, v_colors = _array(coefficients), _array(centres), radii.numpy(), _array(grads[0])
-        count = len(means)
-        v_means, v_sh, v_centres = np.zeros((count, 3), np.float32), np.zeros_like(sh), torch.zeros_like(centres)
-        for c in range(len(where)):
-            which = min(c, len(sh) - 1)
-            alone = c == which and c == 0  # the first camera writes straight into the result
-            part_means = v_means if c == 0 else np.empty_like(v_means)
-            part_sh = v_sh[which] if alone or c == which else np.empty_like(v_sh[which])
-            v_centre = np.zeros((-(-count // gk.BLOCK), 3), np.float64)
+        count, degree = len(means), ctx.degree
+        used = (degree + 1) ** 2
+        make = np.empty if used == coefficients.shape[2] else np.zeros  # only what the degree uses is written
+        shape, sides = (count, 3 * coefficients.shape[2]), len(coefficients)
+        v_sh: list[np.ndarray] = []
+        v_means, v_centres = None, torch.zeros_like(centres)
+        for c in range(len(centres)):
+            part, part_means = make(shape, np.float32), np.empty((count, 3), np.float32)
+            v_centre = np.zeros((-(-count // hk.BLOCK), 3), np.float64)
             launch(
-                gk.sh_backward_chunk, gk.sh_backward_parallel, even_bounds(count, gk.BLOCK), ctx.degree, _array(means),
-                where[c], sh[which], seen[c], colors.numpy()[c], v_colors[c], part_sh, part_means, v_centre,
+                hk.colors_backward_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
+                _table(coefficients[min(c, sides - 1)]), _table(radii[c]), _table(colors[c]), _table(grads[0][c]),
+                part, part_means, v_centre,
             )  # fmt: skip
-            if part_means is not v_means:
-                v_means += part_means
-            if c != which:
-                v_sh[which] += part_sh
-            v_centres[c] = torch.from_numpy(v_centre.sum(0)).float()
-        return torch.from_numpy(v_means), v_centres, torch.from_numpy(v_sh), None, None
+            if degree > 0:
+                v_means = part_means if v_means is None else v_means + part_means
+                v_centres[c] = torch.from_numpy(v_centre.sum(0)).float()
+            if c < sides:
+                v_sh.append(part)
+            else:
+                v_sh[-1] += part
+        total = v_sh[0][None] if sides == 1 else np.stack(v_sh)
+        v_coefficients = torch.from_numpy(total).reshape(coefficients.shape)
+        return None if v_means is None else torch.from_numpy(v_means), v_centres, v_coefficients, None, None
 
 
 @dataclass(frozen=True)
@@ -163,19 +169,18 @@ class _Layer:
     """One camera, up to eight channels: what the backward pass needs again.
 
     Attributes:
-        first: the first channel. dims: a tuple as long as the channels, padding included.
-        order: drawn Gaussians, nearest first. records, boxes, slots, starts, ids: see the kernels.
+        first: the first channel. padded: channels that the kernels drew.
+        order: drawn Gaussians, nearest first. records, boxes, slots, starts, entries: see the kernels.
         image, alpha, last: what was drawn.
     """
 
     first: int
-    dims: tuple[int, ...]
+    padded: int
     order: np.ndarray
     records: np.ndarray
-    boxes: np.ndarray
     slots: np.ndarray
     starts: np.ndarray
-    ids: np.ndarray
+    entries: np.ndarray
     background: np.ndarray
     expected: int
     image: np.ndarray
@@ -186,10 +191,10 @@ class _Layer:
 def _split(channels: int) -> list[tuple[int, int, int]]:
     """(first channel, channels, compiled width) of each pass."""
     out = []
-    for first in range(0, channels, WIDTHS[-1]):
-        count = min(channels - first, WIDTHS[-1])
-        out.append((first, count, next(w for w in WIDTHS if w >= count)))
-    return out or [(0, 0, 1)]
+    for first in range(0, channels, tk.WIDTHS[-1]):
+        count = min(channels - first, tk.WIDTHS[-1])
+        out.append((first, count, next(w for w in tk.WIDTHS if w >= count)))
+    return out or [(0, 0, tk.WIDTHS[0])]
 
 
 class _Blend(torch.autograd.Function):
@@ -202,13 +207,12 @@ class _Blend(torch.autograd.Function):
         channels = colors.shape[-1] + int(request.with_depth)
         renders = torch.empty(views, request.height, request.width, channels)
         alphas = torch.empty(views, request.height, request.width, 1)
-        geometry = [_array(t) for t in (means2d, conics, opacities)]
-        values, behind = _array(colors), None if backgrounds is None else _array(backgrounds)
         ctx.layers = []
         for c in range(views):
+            geometry = [_table(t[c]) for t in (means2d, conics, opacities)]
             layers = _draw_view(
-                request, [g[c] for g in geometry], values[min(c, len(values) - 1)], _array(depths)[c], radii.numpy()[c],
-                None if behind is None else behind[c], renders.numpy()[c], alphas.numpy()[c, ..., 0],
+                request, geometry, _table(colors[min(c, len(colors) - 1)]), _table(depths[c]), _table(radii[c]),
+                None if backgrounds is None else _array(backgrounds[c]), renders.numpy()[c], alphas.numpy()[c, ..., 0],
             )  # fmt: skip
             ctx.layers.append(layers)
         ctx.save_for_backward(means2d, conics, opacities, colors, alphas)
@@ -222,8 +226,8 @@ class _Blend(torch.autograd.Function):
         request: Request = ctx.request
         views, count = means2d.shape[:2]
         v_renders, v_alphas = _array(grads[0]), _array(grads[1])[..., 0]
-        v_means2d, v_depths = np.zeros((views, count, 2), np.float32), np.zeros((views, count), np.float32)
-        v_conics, v_opacities = np.zeros((views, count, 3), np.float32), np.zeros((views, count), np.float32)
+        v_means2d, v_depths = np.zeros((views, count, 2), np.float32), np.zeros((views, count, 1), np.float32)
+        v_conics, v_opacities = np.zeros((views, count, 3), np.float32), np.zeros((views, count, 1), np.float32)
         v_colors = np.zeros(colors.shape, np.float32)
         v_abs = np.zeros((views, count if request.absgrad else 0, 2), np.float32)
         for c in range(views):
@@ -232,7 +236,7 @@ class _Blend(torch.autograd.Function):
             )  # fmt: skip
             for layer in ctx.layers[c]:
                 _layer_backward(
-                    layer, request, _array(conics)[c], _array(opacities)[c], v_renders[c], v_alphas[c], outputs
+                    layer, request, _table(conics[c]), _table(opacities[c]), v_renders[c], v_alphas[c], outputs
                 )  # fmt: skip
         if request.absgrad:
             ctx.means2d.absgrad = torch.from_numpy(v_abs)
@@ -240,8 +244,8 @@ class _Blend(torch.autograd.Function):
         if ctx.needs_input_grad[5]:
             through = 1 - _array(alphas)
             v_backgrounds = torch.from_numpy((v_renders[..., : colors.shape[-1]] * through).sum((1, 2)))
-        tensors = [torch.from_numpy(t) for t in (v_means2d, v_depths, v_conics, v_opacities, v_colors)]
-        return (*tensors, v_backgrounds, None, None)
+        flat = [torch.from_numpy(t) for t in (v_means2d, v_depths[..., 0], v_conics, v_opacities[..., 0], v_colors)]
+        return (*flat, v_backgrounds, None, None)
 
 
 def _draw_view(
@@ -249,21 +253,19 @@ def _draw_view(
     background: np.ndarray | None, image: np.ndarray, alpha: np.ndarray,
 ) -> list[_Layer]:  # fmt: skip
     """Blend one camera's Gaussians into image (H, W, X) and alpha (H, W)."""
-    means2d, conics, opacities = geometry
     width, height = request.width, request.height
-    tiles_x, tiles_y = -(-width // tk.TILE), -(-height // tk.TILE)
-    order = tk.depth_order(radii, depths)
-    boxes = np.empty((len(order), 4), np.int32)
-    slots = starts = ids = np.empty(0, np.int64)
+    tiles_x, tiles_y = -(-width // bk.TILE), -(-height // bk.TILE)
+    order = _depth_order(radii, depths[:, 0])
+    slots = starts = entries = np.empty(0, np.int64)
     layers = []
     for first, used, padded in _split(image.shape[-1]):
-        records = np.empty((len(order), tk.RECORD + padded), np.float32)
+        records = torch.empty(len(order), bk.RECORD + padded).numpy()  # torch's memory begins on a cache line
         launch(
-            tk.record_chunk, tk.record_parallel, even_bounds(len(order), gk.BLOCK), order, means2d, conics, opacities,
-            colors, depths, first, request.with_depth, width, height, records, boxes,
+            bk.make_records, even_bounds(len(order), pk.BLOCK), order, *geometry, colors, depths, first,
+            request.with_depth, width, height, records,
         )  # fmt: skip
         if first == 0:
-            slots, starts, ids = _bin(boxes, tiles_x, tiles_y)
+            slots, starts, entries = _bin(records, tiles_x, tiles_x * tiles_y)
         behind = np.zeros(padded, np.float32)
         if background is not None:
             part = background[first : first + padded]
@@ -271,53 +273,60 @@ def _draw_view(
         last_pass = first + used == image.shape[-1]
         expected = used - 1 if request.expected_depth and last_pass else -1
         part = image if used == image.shape[-1] == padded else np.empty((height, width, padded), np.float32)
-        last = np.empty((height, width), np.int32)
-        dims = (0,) * padded
+        last = np.empty((height, width), np.float32)
         launch(
-            tk.blend_chunk, tk.blend_parallel, cost_bounds(starts), dims, records, boxes, starts, ids, behind, expected,
-            width, tiles_x, part, alpha, last,
+            tk.blend_kernel(padded), cost_bounds(starts), records, starts, entries, behind, expected,
+            width, height, tiles_x, part.reshape(-1), alpha.reshape(-1), last.reshape(-1),
         )  # fmt: skip
         if part is not image:
             image[..., first : first + used] = part[..., :used]
         layers.append(
-            _Layer(first, dims, order, records, boxes, slots, starts, ids, behind, expected, part, alpha, last)
+            _Layer(first, padded, order, records, slots, starts, entries, behind, expected, part, alpha, last)
         )
     return layers
 
 
-def _bin(boxes: np.ndarray, tiles_x: int, tiles_y: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counting sort of the records by tile: slots (M + 1,), starts (tiles + 1,), ids."""
-    slots = tk.slot_offsets(boxes)
-    bounds = even_bounds(tiles_y)
-    counts = np.zeros(tiles_x * tiles_y + 1, np.int64)
-    launch(tk.count_chunk, tk.count_parallel, bounds, boxes, tiles_x, counts)
-    starts = np.cumsum(counts)
-    ids = np.empty(int(starts[-1]), np.int32)
-    launch(tk.fill_chunk, tk.fill_parallel, bounds, boxes, tiles_x, starts, ids)
-    return slots, starts, ids
+def _depth_order(radii: np.ndarray, depths: np.ndarray) -> np.ndarray:
+    count = len(radii)
+    rows, keys = np.empty((2, count), np.int32), np.empty((2, count), np.uint32)
+    histogram, found = np.zeros((bk.DIGITS, bk.RADIX), np.int64), np.zeros(2, np.int64)
+    launch_whole(bk.depth_order, count, radii, depths, rows, keys, histogram, found)
+    return rows[found[1], : found[0]]
+
+
+def _bin(records: np.ndarray, tiles_x: int, tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Counting sort of the records by tile: slots (M + 1,), starts (tiles + 1,), entries (slots, 2)."""
+    bounds = even_bounds(len(records), pk.BLOCK)
+    each = np.arange(len(bounds))
+    counts = np.zeros((len(bounds) - 1, tiles), np.int32)
+    slots, starts = np.empty(len(records) + 1, np.int64), np.empty(tiles + 1, np.int64)
+    launch(bk.count_tiles, each, bounds, records, tiles_x, counts, slots)
+    launch_whole(bk.tile_offsets, 1, counts, starts, slots)
+    entries = np.empty((int(starts[-1]), 2), np.int32)
+    launch(bk.fill_tiles, each, bounds, records, tiles_x, counts, slots, entries)
+    return slots, starts, entries
 
 
 def _layer_backward(
     layer: _Layer, request: Request, conics: np.ndarray, opacities: np.ndarray, v_image: np.ndarray,
     v_alpha: np.ndarray, outputs: tuple[np.ndarray, ...],
 ) -> None:  # fmt: skip
-    """Add one layer's gradients to the outputs of `tile_kernels.gather_chunk`."""
-    padded = len(layer.dims)
-    used = min(padded, v_image.shape[-1] - layer.first)
-    if used != padded or v_image.shape[-1] != padded:
-        part = np.zeros((*v_image.shape[:2], padded), np.float32)
+    """Add one layer's gradients to the outputs of `blend_kernels.gather_slots`."""
+    used = min(layer.padded, v_image.shape[-1] - layer.first)
+    if used != layer.padded or v_image.shape[-1] != layer.padded:
+        part = np.zeros((*v_image.shape[:2], layer.padded), np.float32)
         part[..., :used] = v_image[..., layer.first : layer.first + used]
         v_image = part
     if layer.first > 0:
         v_alpha = np.zeros_like(v_alpha)  # alpha is the same in every pass; its gradient counts once
-    sums = np.empty((len(layer.ids), tk.MOMENTS + padded + 2), np.float32)
-    tiles_x = -(-request.width // tk.TILE)
+    sums = np.empty((len(layer.entries), tk.MOMENTS + layer.padded), np.float32)
+    pictures = [p.reshape(-1) for p in (layer.image, layer.alpha, layer.last, v_image, v_alpha)]
     launch(
-        tk.blend_backward_chunk, tk.blend_backward_parallel, cost_bounds(layer.starts), layer.dims, layer.records,
-        layer.boxes, layer.slots, layer.starts, layer.ids, layer.background, layer.expected, request.absgrad,
-        request.width, tiles_x, layer.image, layer.alpha, layer.last, v_image, v_alpha, sums,
+        tk.blend_backward_kernel(layer.padded, request.absgrad), cost_bounds(layer.starts), layer.records,
+        layer.starts, layer.entries, layer.background, layer.expected, request.width, request.height,
+        -(-request.width // bk.TILE), *pictures, sums,
     )  # fmt: skip
     launch(
-        tk.gather_chunk, tk.gather_parallel, even_bounds(len(layer.order), gk.BLOCK), layer.order, layer.slots, sums,
-        conics, opacities, layer.first, request.with_depth, *outputs,
+        tk.gather_slots, even_bounds(len(layer.order), pk.BLOCK), layer.order, layer.slots, sums, conics, opacities,
+        layer.first, request.with_depth, *outputs,
     )  # fmt: skip

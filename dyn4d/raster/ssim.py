@@ -56,50 +56,129 @@ def ssim(pred: Tensor, target: Tensor) -> Tensor:
     sizes: dict[str, int] = {}
     check_shape("ssim pred", pred, ("H", "W", "D"), sizes)
     check_shape("ssim target", target, ("H", "W", "D"), sizes)
-    fast = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (pred, target))
-    if not fast or pred.numel() == 0 or (torch.is_grad_enabled() and target.requires_grad) or not _has_numba():
+    if (torch.is_grad_enabled() and target.requires_grad) or not _fast(pred, target):
         return ssim_reference(pred, target)
     return _Ssim.apply(pred, target)  # type: ignore[return-value]
 
 
-def _has_numba() -> bool:
-    return find_spec("numba") is not None
+def l1_and_dssim(
+    pred: Tensor, target: Tensor, *, l1_weight: Tensor | None = None, dssim_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums over the pixels of two pictures (H, W, D) of weight x |pred - target| and of weight x (1 - SSIM), each a
+    mean over the channels; one pass forward and one back.
+
+    Args:
+        l1_weight, dssim_weight: (H, W) weights of the pixels, e.g. a mask; 1 everywhere if not given.
+
+    Returns:
+        two scalars, differentiable in `pred` (and in everything, by plain torch, where `ssim` would use plain torch).
+    """
+    sizes: dict[str, int] = {}
+    check_shape("l1_and_dssim pred", pred, ("H", "W", "D"), sizes)
+    check_shape("l1_and_dssim target", target, ("H", "W", "D"), sizes)
+    weights = []
+    for name, weight in (("l1_weight", l1_weight), ("dssim_weight", dssim_weight)):
+        if weight is not None:
+            check_shape(f"l1_and_dssim {name}", weight, ("H", "W"), sizes)
+        weights.append(pred.new_ones(pred.shape[:2]) if weight is None else weight.to(pred))
+    learned = torch.is_grad_enabled() and any(t.requires_grad for t in (target, *weights))
+    if learned or not _fast(pred, target):
+        gap = (pred - target).abs().mean(-1)
+        return (weights[0] * gap).sum(), (weights[1] * (1 - ssim_reference(pred, target)).mean(-1)).sum()
+    return _Losses.apply(pred, target, *weights)  # type: ignore[return-value]
+
+
+def _fast(pred: Tensor, target: Tensor) -> bool:
+    """Can the kernels take these?"""
+    on_cpu = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (pred, target))
+    return on_cpu and pred.numel() > 0 and find_spec("numba") is not None
+
+
+class _Comparison:
+    """Two pictures on their way through the kernels."""
+
+    def __init__(self, pred: Tensor, target: Tensor) -> None:
+        from dyn4d.raster.ssim_kernels import row_length, workspace
+        from dyn4d.raster.threads import even_bounds
+
+        self.a, self.b = _rows(pred), _rows(target)
+        (self.height, self.size), self.channels = self.a.shape, pred.shape[2]
+        self.line = row_length(self.size)
+        self.parts = even_bounds(self.height)
+        self.work = torch.empty((len(self.parts) - 1) * workspace(self.size, self.channels)).numpy()
+
+    def forward(self, *, by_map: bool, slopes: bool, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
+        """The map (H, S) or none, the slopes (3, H, line) or none, and the rows' sums (H, 2) or none."""
+        from dyn4d.raster import ssim_kernels as k
+        from dyn4d.raster.threads import launch
+
+        out = torch.empty(self.height if by_map else 0, self.size)
+        kept = torch.empty(k.SLOPES, self.height if slopes else 0, self.line)
+        losses = torch.empty(0 if weights is None else self.height, 2, dtype=torch.float64)
+        given = weights or (torch.empty(0, 0), torch.empty(0, 0))
+        launch(
+            k.compare, np.arange(len(self.parts)), self.parts, self.a, self.b, self.channels, _taps(),
+            *(_array(w) for w in given), self.work, out.numpy(), *kept.numpy(), losses.numpy(),
+        )  # fmt: skip
+        return out, kept, losses
+
+    def backward(
+        self, slopes: Tensor, by_l1: Tensor, v_ssim: Tensor, scale: tuple[float, float]
+    ) -> Tensor:  # fmt: skip
+        """The gradient (H, S); `v_ssim` is (H, S) or (H, W)."""
+        from dyn4d.raster import ssim_kernels as k
+        from dyn4d.raster.threads import launch
+
+        out = torch.empty(self.height, self.size)
+        v = _array(v_ssim)
+        launch(
+            k.compare_backward, np.arange(len(self.parts)), self.parts, self.a, self.b, self.channels, _taps(),
+            _array(by_l1), v, self.size // v.shape[1], np.array(scale), self.work, *slopes.numpy(), out.numpy(),
+        )  # fmt: skip
+        return out
 
 
 class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, pred: Tensor, target: Tensor) -> Tensor:
-        from dyn4d.raster import ssim_kernels as k
-        from dyn4d.raster.threads import even_bounds, launch
-
-        height, channels = pred.shape[0], pred.shape[2]
-        a, b = _rows(pred), _rows(target)
-        out = torch.empty(pred.shape)
-        slopes = torch.empty(3, height if ctx.needs_input_grad[0] else 0, a.shape[1])
-        launch(
-            k.ssim_chunk, k.ssim_parallel, even_bounds(height), a, b, channels, _taps(), np.float32(C1),
-            np.float32(C2), _rows(out), *slopes.numpy(),
-        )  # fmt: skip
+        out, slopes, _ = _Comparison(pred, target).forward(by_map=True, slopes=ctx.needs_input_grad[0], weights=None)
         ctx.save_for_backward(pred, target, slopes)
-        return out
+        return out.reshape(pred.shape)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        from dyn4d.raster import ssim_kernels as k
-        from dyn4d.raster.threads import even_bounds, launch
-
         pred, target, slopes = ctx.saved_tensors
-        out = torch.empty(pred.shape)
-        launch(
-            k.ssim_backward_chunk, k.ssim_backward_parallel, even_bounds(len(pred)), _rows(pred), _rows(target),
-            pred.shape[2], _taps(), _rows(grads[0]), *slopes.numpy(), _rows(out),
-        )  # fmt: skip
-        return out, None
+        v = grads[0].reshape(len(pred), -1)
+        return _Comparison(pred, target).backward(slopes, v.new_empty(0, 0), v, (0.0, 1.0)).reshape(pred.shape), None
+
+
+class _Losses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, pred: Tensor, target: Tensor, l1_weight: Tensor, dssim_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        _, slopes, losses = _Comparison(pred, target).forward(
+            by_map=False, slopes=ctx.needs_input_grad[0], weights=(l1_weight, dssim_weight)
+        )
+        ctx.save_for_backward(pred, target, l1_weight, dssim_weight, slopes)
+        l1, dssim = (losses.sum(0) / pred.shape[-1]).float().unbind()
+        return l1, dssim
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        pred, target, l1_weight, dssim_weight, slopes = ctx.saved_tensors
+        scale = (float(grads[0]) / pred.shape[-1], -float(grads[1]) / pred.shape[-1])
+        out = _Comparison(pred, target).backward(slopes, l1_weight, dssim_weight, scale)
+        return out.reshape(pred.shape), None, None, None
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().contiguous().numpy()
 
 
 def _rows(image: Tensor) -> np.ndarray:
     """(H, W · D) view of a picture (H, W, D)."""
-    return image.detach().contiguous().numpy().reshape(image.shape[0], -1)
+    return _array(image).reshape(image.shape[0], -1)
 
 
 def _taps() -> np.ndarray:

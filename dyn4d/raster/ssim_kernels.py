@@ -1,172 +1,234 @@
-"""Numba kernels of SSIM: a separable window of 11 taps over pictures whose rows are flat (W · D numbers).
+"""Kernels of SSIM and L1: a separable window of 11 taps over pictures whose rows are flat (W · D numbers).
 
-Blurred rows live in a ring of 11, so a picture is read once and nothing of its size is kept between the passes.
-Ranges of rows are independent (each blurs five rows more on both sides): the same bits for any number of threads.
+Blurred rows live in a ring of 11, so a picture is read once and nothing of its size but three slopes is kept between
+the passes. Parts of the picture are independent (each blurs five rows more on both sides), and sums are kept row by
+row: the same bits for any number of threads.
 """
 
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false, reportAttributeAccessIssue=false
+# pyright: reportIndexIssue=false, reportGeneralTypeIssues=false
+# ^ a macro's definition has one argument more than its calls
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import njit, prange
+from numba import types
 
-TAPS = 11
-_FLAGS = {"contract", "nsz"}
-_compile = njit(nogil=True, cache=True, error_model="numpy", fastmath=_FLAGS)
-_compile_parallel = njit(parallel=True, cache=True, error_model="numpy")
-_f = np.float32
-_u = np.uintp
+from dyn4d.raster.native import kernel, unpack
+from dyn4d.raster.vectors import FLOAT8, Buffer, Emit, Value, macro, store8
 
+TAPS, HALF = 11, 5
+PLANES = 5  # what the forward pass blurs: a, b, a², b², a b
+SLOPES = 3  # and the backward pass: SSIM's slopes with respect to the blurred a, a² and a b
+_STEP = 8
+_C1, _C2 = 0.01**2, 0.03**2
 
-@_compile
-def _across(padded, channels, weights, ring, at, size):
-    """Blur one padded row along x into ring[at : at + size]. `padded` has five pixels of zeros at both ends."""
-    w0, w1, w2, w3, w4, w5 = weights[0], weights[1], weights[2], weights[3], weights[4], weights[5]
-    d = _u(channels)
-    for i in range(size):
-        x = _u(i)
-        ring[_u(at) + x] = (
-            w0 * padded[x + _u(5) * d]
-            + w1 * (padded[x + _u(4) * d] + padded[x + _u(6) * d])
-            + w2 * (padded[x + _u(3) * d] + padded[x + _u(7) * d])
-            + w3 * (padded[x + _u(2) * d] + padded[x + _u(8) * d])
-            + w4 * (padded[x + d] + padded[x + _u(9) * d])
-            + w5 * (padded[x] + padded[x + _u(10) * d])
-        )
+Vector = list[Value]
 
 
-@_compile
-def _down(ring, plane, row, weights, out, size):
-    """Blur along y: 11 rows of one plane of the ring, the oldest in slot `row`, into out (size,)."""
-    w0, w1, w2, w3, w4, w5 = weights[0], weights[1], weights[2], weights[3], weights[4], weights[5]
-    p0, p1, p2, p3, p4, p5, p6, p7, p8, p9, p10 = (
-        _u((plane * TAPS + (row + 0) % TAPS) * size), _u((plane * TAPS + (row + 1) % TAPS) * size),
-        _u((plane * TAPS + (row + 2) % TAPS) * size), _u((plane * TAPS + (row + 3) % TAPS) * size),
-        _u((plane * TAPS + (row + 4) % TAPS) * size), _u((plane * TAPS + (row + 5) % TAPS) * size),
-        _u((plane * TAPS + (row + 6) % TAPS) * size), _u((plane * TAPS + (row + 7) % TAPS) * size),
-        _u((plane * TAPS + (row + 8) % TAPS) * size), _u((plane * TAPS + (row + 9) % TAPS) * size),
-        _u((plane * TAPS + (row + 10) % TAPS) * size),
-    )  # fmt: skip
-    for i in range(size):
-        x = _u(i)
-        out[x] = (
-            w0 * ring[p5 + x]
-            + w1 * (ring[p4 + x] + ring[p6 + x])
-            + w2 * (ring[p3 + x] + ring[p7 + x])
-            + w3 * (ring[p2 + x] + ring[p8 + x])
-            + w4 * (ring[p1 + x] + ring[p9 + x])
-            + w5 * (ring[p0 + x] + ring[p10 + x])
-        )
+def row_length(size: int) -> int:
+    """Numbers in a row of the kernels' own arrays, for rows of `size`: whole vectors."""
+    return -(-size // _STEP) * _STEP
 
 
-@_compile
-def _product(a, b, padded, offset, size):
-    for i in range(size):
-        padded[_u(offset) + _u(i)] = a[_u(i)] * b[_u(i)]
+def workspace(size: int, channels: int) -> int:
+    """Floats that a part needs to work in: two padded rows, a row of weights, and the ring."""
+    padded = row_length(size) + 2 * HALF * channels + _STEP
+    return 3 * padded + PLANES * TAPS * row_length(size)
 
 
-@_compile
-def _source(plane, a, b, padded, offset, size):
-    """What plane 0 … 4 blurs: a, b, a·a, b·b, a·b."""
-    if plane == 0:
-        padded[offset : offset + size] = a
-    elif plane == 1:
-        padded[offset : offset + size] = b
-    else:
-        _product(b if plane == 3 else a, a if plane == 2 else b, padded, offset, size)
+def _window(taps: Buffer, at: Any) -> Value:
+    return taps.load(at).splat(_STEP)
 
 
-@_compile
-def _similarity(mu_a, mu_b, aa, bb, ab, c1, c2, out):
-    """One row of SSIM from the five blurred rows."""
-    for i in range(len(out)):
-        x = _u(i)
-        m, n = mu_a[x], mu_b[x]
-        above = (_f(2) * m * n + c1) * (_f(2) * (ab[x] - m * n) + c2)
-        out[x] = above / ((m * m + n * n + c1) * (aa[x] - m * m + bb[x] - n * n + c2))
+def _weighted(taps: Buffer, values: Vector) -> Value:
+    """Sum over 11 values with the window; taps (6,) from its middle outwards."""
+    out = _window(taps, 0) * values[HALF]
+    for i in range(1, HALF + 1):
+        out = out + _window(taps, i) * (values[HALF - i] + values[HALF + i])
+    return out
 
 
-@_compile
-def _slopes(mu_a, mu_b, aa, bb, ab, c1, c2, by_mean, by_square, by_product):
-    """One row of SSIM's derivatives with respect to the blurred a, a·a and a·b."""
-    for i in range(len(by_mean)):
-        x = _u(i)
-        m, n = mu_a[x], mu_b[x]
-        a1, a2 = _f(2) * m * n + c1, _f(2) * (ab[x] - m * n) + c2
-        i1 = _f(1) / (m * m + n * n + c1)
-        i2 = _f(1) / (aa[x] - m * m + bb[x] - n * n + c2)
-        value = a1 * a2 * i1 * i2
-        by_mean[x] = _f(2) * (n * (a2 - a1) * i1 * i2 + m * value * (i2 - i1))
-        by_square[x] = -value * i2
-        by_product[x] = _f(2) * a1 * i1 * i2
+def _around(e: Emit, row: Buffer, at: Any, channels: Any) -> Vector:
+    """Eight numbers and their ten neighbours along x, from a row that is padded by five pixels."""
+    return [row.load(e.builder.add(at, e.times(channels, i)), _STEP) for i in range(TAPS)]
 
 
-@_compile
-def ssim_chunk(lo, hi, a, b, channels, weights, c1, c2, out, by_mean, by_square, by_product):
-    """SSIM of rows [lo, hi) of a, b (H, S) into out; derivatives into the other three, unless they are empty."""
+@macro()
+def _blur_across(
+    e: Emit, work: Buffer, at_a: Any, at_b: Any, channels: Any, taps: Buffer, ring: Any, plane: Any
+) -> None:
+    """The five blurred along x into the ring, planes apart."""
+    a, b = _around(e, work, at_a, channels), _around(e, work, at_b, channels)
+    sources = [a, b, [x * x for x in a], [x * x for x in b], [x * y for x, y in zip(a, b)]]
+    for i, source in enumerate(sources):
+        work.store(e.builder.add(ring, e.times(plane, i)), _weighted(taps, source))
+
+
+def _blur_down(e: Emit, work: Buffer, ring: Any, line: Any, oldest: Any, taps: Buffer) -> Value:
+    """The eleven lines of a ring blurred along y; `oldest` is the slot of the first."""
+    b = e.builder
+    values = []
+    for i in range(TAPS):
+        slot = b.add(oldest, e.integer(i))
+        wrapped = b.select(b.icmp_signed("<", slot, e.integer(TAPS)), slot, b.sub(slot, e.integer(TAPS)))
+        values.append(work.load(b.add(ring, b.mul(wrapped, line)), _STEP))
+    return _weighted(taps, values)
+
+
+@macro(types.UniTuple(FLOAT8, 4))
+def _similarity(e: Emit, work: Buffer, ring: Any, plane: Any, line: Any, oldest: Any, taps: Buffer) -> Vector:
+    """SSIM, and its slopes with respect to the blurred a, a² and a b."""
+    m, n, aa, bb, ab = (
+        _blur_down(e, work, e.builder.add(ring, e.times(plane, i)), line, oldest, taps) for i in range(PLANES)
+    )
+    a1, a2 = 2.0 * m * n + _C1, 2.0 * (ab - m * n) + _C2
+    i1, i2 = 1.0 / (m * m + n * n + _C1), 1.0 / (aa - m * m + bb - n * n + _C2)
+    value = a1 * a2 * i1 * i2
+    by_mean = 2.0 * (n * (a2 - a1) * i1 * i2 + m * value * (i2 - i1))
+    return [value, by_mean, -(value * i2), 2.0 * a1 * i1 * i2]
+
+
+@macro()
+def _gradient(
+    e: Emit, work: Buffer, ring: Any, line: Any, oldest: Any, taps: Buffer, at_a: Any, at_b: Any, at_v: Any
+) -> None:
+    """The gradient with respect to eight numbers of a, over what lies at `at_v`."""
+    plane = e.times(line, TAPS)
+    mean, square, product = (
+        _blur_down(e, work, e.builder.add(ring, e.times(plane, i)), line, oldest, taps) for i in range(SLOPES)
+    )
+    a, b = work.load(at_a, _STEP), work.load(at_b, _STEP)
+    work.store(at_v, mean + 2.0 * a * square + b * product)
+
+
+@macro()
+def _blur_slopes(
+    e: Emit, work: Buffer, at: Any, padded: Any, channels: Any, taps: Buffer, ring: Any, plane: Any
+) -> None:
+    for i in range(SLOPES):
+        around = _around(e, work, e.builder.add(at, e.times(padded, i)), channels)
+        work.store(e.builder.add(ring, e.times(plane, i)), _weighted(taps, around))
+
+
+_FORWARD = "i8[:] f4[:,:] f4[:,:] i8 f4[:] f4[:,:] f4[:,:] f4[:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:,:]"
+
+
+@kernel(_FORWARD)
+def compare(lo: int, hi: int, pack: int) -> None:
+    """SSIM of the pictures a and b (H, S), by parts: rows [parts[j], parts[j + 1]) for lo <= j < hi.
+
+    Into `out` (H, S), unless it is empty; the slopes (H, row_length) unless they are; and losses (H, 2), unless those
+    are: the row's sums of by_l1 |a - b| and of by_ssim (1 - SSIM), with weights (H, W). work (parts · workspace).
+    """
+    (
+        parts, a, b, channels, taps, by_l1, by_ssim, work, out, by_mean, by_square, by_product, losses
+    ) = unpack(pack, _FORWARD)  # fmt: skip
     height, size = a.shape
-    side = 5 * channels
-    padded = np.zeros(size + 2 * side, np.float32)
-    ring = np.zeros(5 * TAPS * size, np.float32)
-    blurred = np.empty((5, size), np.float32)
-    for y in range(lo - 5, hi + 5):
-        slot = (y - lo + 5) % TAPS
-        if y < 0 or y >= height:
-            for plane in range(5):
-                ring[(plane * TAPS + slot) * size : (plane * TAPS + slot + 1) * size] = _f(0)
-        else:
-            for plane in range(5):
-                _source(plane, a[y], b[y], padded, side, size)
-                _across(padded, channels, weights, ring, (plane * TAPS + slot) * size, size)
-        if y < lo + 5:
-            continue
-        oldest = (slot + 1) % TAPS
-        for plane in range(5):
-            _down(ring, plane, oldest, weights, blurred[plane], size)
-        mu_a, mu_b, aa, bb, ab = blurred[0], blurred[1], blurred[2], blurred[3], blurred[4]
-        _similarity(mu_a, mu_b, aa, bb, ab, c1, c2, out[y - 5])
-        if by_mean.shape[0] > 0:
-            _slopes(mu_a, mu_b, aa, bb, ab, c1, c2, by_mean[y - 5], by_square[y - 5], by_product[y - 5])
+    line, side = (size + _STEP - 1) // _STEP * _STEP, HALF * channels
+    padded, plane = line + 2 * side + _STEP, TAPS * line
+    whole = 3 * padded + PLANES * plane
+    for part in range(lo, hi):
+        at_a = part * whole
+        at_b, at_value, ring = at_a + padded, at_a + 2 * padded, at_a + 3 * padded
+        for x in range(at_a, at_a + 3 * padded):
+            work[x] = np.float32(0)
+        for y in range(parts[part] - HALF, parts[part + 1] + HALF):
+            slot = (y - parts[part] + HALF) % TAPS
+            here = ring + slot * line
+            if y < 0 or y >= height:
+                for i in range(PLANES):
+                    for x in range(here + i * plane, here + i * plane + line):
+                        work[x] = np.float32(0)
+            else:
+                for x in range(size):
+                    work[at_a + side + x] = a[y, x]
+                    work[at_b + side + x] = b[y, x]
+                for x in range(0, size, _STEP):
+                    _blur_across(work, at_a + x, at_b + x, channels, taps, here + x, plane)
+            row = y - HALF
+            if row < parts[part]:
+                continue
+            oldest = (slot + 1) % TAPS
+            for x in range(0, size, _STEP):
+                value, mean, square, product = _similarity(work, ring + x, plane, line, oldest, taps)
+                store8(work, at_value + x, value)
+                if by_mean.shape[0] > 0:
+                    store8(by_mean, row * line + x, mean)
+                    store8(by_square, row * line + x, square)
+                    store8(by_product, row * line + x, product)
+            if out.shape[0] > 0:
+                for x in range(size):
+                    out[row, x] = work[at_value + x]
+            if losses.shape[0] > 0:
+                l1 = dssim = 0.0
+                for x in range(by_ssim.shape[1]):
+                    gap = unlike = np.float32(0)
+                    for c in range(x * channels, (x + 1) * channels):
+                        gap += abs(a[row, c] - b[row, c])
+                        unlike += np.float32(1) - work[at_value + c]
+                    l1 += by_l1[row, x] * gap
+                    dssim += by_ssim[row, x] * unlike
+                losses[row, 0], losses[row, 1] = l1, dssim
 
 
-@_compile
-def ssim_backward_chunk(lo, hi, a, b, channels, weights, v_out, by_mean, by_square, by_product, v_a):
-    """Gradient of `ssim_chunk` with respect to rows [lo, hi) of a."""
+_BACKWARD = "i8[:] f4[:,:] f4[:,:] i8 f4[:] f4[:,:] f4[:,:] i8 f8[:] f4[:] f4[:,:] f4[:,:] f4[:,:] f4[:,:]"
+
+
+@kernel(_BACKWARD)
+def compare_backward(lo: int, hi: int, pack: int) -> None:
+    """Gradient v_a (H, S) of `compare` with respect to a, by parts.
+
+    That of SSIM's map is scale[1] · v_ssim (H, S / repeat), each entry of it for `repeat` neighbours; that of |a - b|
+    is scale[0] · by_l1 (H, W), unless by_l1 is empty.
+    """
+    (
+        parts, a, b, channels, taps, by_l1, v_ssim, repeat, scale, work, by_mean, by_square, by_product, v_a
+    ) = unpack(pack, _BACKWARD)  # fmt: skip
     height, size = a.shape
-    side = 5 * channels
-    padded = np.zeros(size + 2 * side, np.float32)
-    ring = np.zeros(3 * TAPS * size, np.float32)
-    blurred = np.empty((3, size), np.float32)
-    for y in range(lo - 5, hi + 5):
-        slot = (y - lo + 5) % TAPS
-        if y < 0 or y >= height:
-            for plane in range(3):
-                ring[(plane * TAPS + slot) * size : (plane * TAPS + slot + 1) * size] = _f(0)
-        else:
-            for plane in range(3):
-                slope = by_mean[y] if plane == 0 else (by_square[y] if plane == 1 else by_product[y])
-                _product(v_out[y], slope, padded, side, size)
-                _across(padded, channels, weights, ring, (plane * TAPS + slot) * size, size)
-        if y < lo + 5:
-            continue
-        oldest = (slot + 1) % TAPS
-        for plane in range(3):
-            _down(ring, plane, oldest, weights, blurred[plane], size)
-        row = y - 5
-        for i in range(size):
-            v_a[row, i] = blurred[0, i] + _f(2) * a[row, i] * blurred[1, i] + b[row, i] * blurred[2, i]
-
-
-@_compile_parallel
-def ssim_parallel(bounds, a, b, channels, weights, c1, c2, out, by_mean, by_square, by_product):
-    for j in prange(len(bounds) - 1):
-        ssim_chunk(
-            bounds[j], bounds[j + 1], a, b, channels, weights, c1, c2, out, by_mean, by_square, by_product
-        )  # fmt: skip
-
-
-@_compile_parallel
-def ssim_backward_parallel(bounds, a, b, channels, weights, v_out, by_mean, by_square, by_product, v_a):
-    for j in prange(len(bounds) - 1):
-        ssim_backward_chunk(
-            bounds[j], bounds[j + 1], a, b, channels, weights, v_out, by_mean, by_square, by_product, v_a
-        )  # fmt: skip
+    line, side = (size + _STEP - 1) // _STEP * _STEP, HALF * channels
+    padded, plane = line + 2 * side + _STEP, TAPS * line
+    whole = 3 * padded + PLANES * plane
+    of_l1, of_ssim = np.float32(scale[0]), np.float32(scale[1])
+    for part in range(lo, hi):
+        start = part * whole
+        ring = start + 3 * padded
+        at_a = ring + SLOPES * plane  # the room of the planes that only the forward pass has
+        at_b, at_v = at_a + line, at_a + 2 * line
+        for x in range(start, start + whole):
+            work[x] = np.float32(0)
+        for y in range(parts[part] - HALF, parts[part + 1] + HALF):
+            slot = (y - parts[part] + HALF) % TAPS
+            here = ring + slot * line
+            if y < 0 or y >= height:
+                for i in range(SLOPES):
+                    for x in range(here + i * plane, here + i * plane + line):
+                        work[x] = np.float32(0)
+            else:
+                x = 0
+                for entry in range(v_ssim.shape[1]):
+                    v = of_ssim * v_ssim[y, entry]
+                    for _ in range(repeat):
+                        work[start + side + x] = v * by_mean[y, x]
+                        work[start + padded + side + x] = v * by_square[y, x]
+                        work[start + 2 * padded + side + x] = v * by_product[y, x]
+                        x += 1
+                for x in range(0, size, _STEP):
+                    _blur_slopes(work, start + x, padded, channels, taps, here + x, plane)
+            row = y - HALF
+            if row < parts[part]:
+                continue
+            for x in range(size):
+                work[at_a + x], work[at_b + x] = a[row, x], b[row, x]
+            oldest = (slot + 1) % TAPS
+            for x in range(0, size, _STEP):
+                _gradient(work, ring + x, line, oldest, taps, at_a + x, at_b + x, at_v + x)
+            for x in range(size):
+                v_a[row, x] = work[at_v + x]
+            if by_l1.shape[0] > 0:
+                for x in range(by_l1.shape[1]):
+                    v = of_l1 * by_l1[row, x]
+                    for c in range(x * channels, (x + 1) * channels):
+                        gap = a[row, c] - b[row, c]
+                        v_a[row, c] += v if gap > 0 else (-v if gap < 0 else np.float32(0))

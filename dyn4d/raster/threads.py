@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+
+from dyn4d.raster.native import Kernel, run_parallel
 
 PARTS = 4  # ranges for each thread: numba hands each thread a run of neighbouring ranges
 
@@ -39,7 +40,7 @@ def even_bounds(total: int, step: int = 1) -> np.ndarray:
     """Ends of nearly equal ranges over [0, total), each a multiple of `step` but the last."""
     blocks = -(-total // step)
     parts = max(1, min(thread_count() * PARTS, blocks))
-    return np.minimum(np.linspace(0, blocks, parts + 1).astype(np.int64) * step, total)
+    return np.minimum(np.arange(parts + 1) * blocks // parts * step, total)
 
 
 def cost_bounds(running_cost: np.ndarray) -> np.ndarray:
@@ -51,22 +52,30 @@ def cost_bounds(running_cost: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.minimum(inner, count), [count]]).astype(np.int64)
 
 
-def launch(serial: Callable[..., Any], parallel: Callable[..., Any], bounds: np.ndarray, *args: Any) -> None:
+def launch(kernel: Kernel, bounds: np.ndarray, *arguments: Any) -> None:
     """Run a kernel over all ranges: in threads, or in this one if there is only one, after a fork, or while another
     Python thread uses them (some of numba's threading layers cannot be shared)."""
+    pack = kernel.pack(arguments)
+    address = pack.__array_interface__["data"][0]
     threads = thread_count()
     if threads > 1 and len(bounds) > 2 and _busy.acquire(blocking=False):
         try:
             before = numba.get_num_threads()
             numba.set_num_threads(threads)
             try:
-                parallel(bounds, *args)
+                run_parallel(kernel.compiled.address, bounds, address)
             finally:
                 numba.set_num_threads(before)
         finally:
             _busy.release()
         return
-    serial(int(bounds[0]), int(bounds[-1]), *args)
+    kernel.serial(int(bounds[0]), int(bounds[-1]), address)
+
+
+def launch_whole(kernel: Kernel, total: int, *arguments: Any) -> None:
+    """Run a kernel that cannot be divided over [0, total)."""
+    pack = kernel.pack(arguments)
+    kernel.serial(0, total, pack.__array_interface__["data"][0])
 
 
 def warmup() -> None:

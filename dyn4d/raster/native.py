@@ -1,0 +1,147 @@
+"""Kernels as plain C functions over a range of work, and the one parallel loop that runs them.
+
+A kernel is a function `(lo, hi, pack)` that handles the items [lo, hi); `pack` is the address of its arguments, which
+it reads with `unpack`. Numba takes a second or so to compile every parallel loop, so there is only one, and it calls
+kernels by address.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
+from numba.extending import intrinsic
+
+from dyn4d.raster import vectors
+
+_INT64 = ir.IntType(64)
+_KINDS = {
+    "f4": (types.float32, np.dtype(np.float32)),
+    "f8": (types.float64, np.dtype(np.float64)),
+    "i4": (types.int32, np.dtype(np.int32)),
+    "u4": (types.uint32, np.dtype(np.uint32)),
+    "i8": (types.int64, np.dtype(np.int64)),
+}
+
+
+class _Cache(FunctionCache):
+    """Numba's cache on disk notices changes of a kernel's own file only; this one, of any file of this folder."""
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        return (*super()._index_key(sig, codegen), _fingerprint())
+
+
+def _fingerprint() -> str:
+    global _sources
+    if not _sources:
+        here = Path(__file__).parent
+        texts = [path.read_bytes() for path in sorted(here.glob("*.py"))]
+        _sources = hashlib.sha256(b"".join(texts)).hexdigest()
+    return _sources
+
+
+_sources = ""
+
+
+class Kernel:
+    """A kernel and its arguments' kinds; compiled, or loaded from numba's cache, when it is first needed."""
+
+    def __init__(self, function: Callable[..., None], arguments: str) -> None:
+        self.function, self.name = function, function.__name__
+        self.arguments = [_parse(word) for word in arguments.split()]
+
+    @cached_property
+    def compiled(self) -> CFunc:
+        signature = ((types.int64, types.int64, types.int64), types.void)
+        made = CFunc(self.function, signature, {}, {"nopython": True, "error_model": "numpy"})
+        made._cache = _Cache(self.function)
+        made.compile()
+        return made
+
+    @cached_property
+    def serial(self) -> Callable[[int, int, int], None]:
+        """Call it in this thread, without Python's lock."""
+        return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(self.compiled.address)
+
+    def pack(self, values: tuple[Any, ...]) -> np.ndarray:
+        """The arguments as `unpack` reads them; whoever calls keeps the arrays alive."""
+        if len(values) != len(self.arguments):
+            raise TypeError(f"{self.name}: wanted {len(self.arguments)} arguments, found {len(values)}")
+        out: list[int] = []
+        for position, ((dtype, ndim), value) in enumerate(zip(self.arguments, values)):
+            if ndim == 0:
+                out.append(int(value))
+                continue
+            if value.dtype != dtype or value.ndim != ndim or not value.flags.c_contiguous:
+                raise TypeError(f"{self.name}: argument {position} is {value.dtype} with {value.ndim} axes")
+            out.append(value.__array_interface__["data"][0])
+            out.extend(value.shape)
+        return np.array(out, np.int64)
+
+
+def _parse(word: str) -> tuple[np.dtype, int]:
+    """A word of a kernel's signature: "i8" is an integer, "f4[:,:]" an array of two axes."""
+    return _KINDS[word[:2]][1], word.count(":")
+
+
+def kernel(arguments: str) -> Callable[[Callable[..., None]], Kernel]:
+    """Declare a kernel: its arguments' kinds in order, as `unpack` gets them too."""
+    return lambda function: Kernel(function, arguments)
+
+
+@intrinsic(prefer_literal=True)
+def unpack(typingctx: Any, pack: Any, arguments: Any) -> Any:
+    """The arguments of a kernel as a tuple."""
+    kinds = []
+    for word in arguments.literal_value.split():
+        kind, ndim = _KINDS[word[:2]][0], word.count(":")
+        kinds.append(types.Array(kind, ndim, "C") if ndim else types.int64)
+    result = types.Tuple(kinds)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        emit = vectors.Emit(context, builder)
+        slots = builder.inttoptr(values[0], _INT64.as_pointer())
+        place, made = 0, []
+
+        def read() -> Any:
+            nonlocal place
+            place += 1
+            return builder.load(builder.gep(slots, [emit.integer(place - 1)]))
+
+        for kind in kinds:
+            if isinstance(kind, types.Array):
+                data = builder.inttoptr(read(), context.get_data_type(kind.dtype).as_pointer())
+                made.append(vectors.make_array(emit, kind, data, [read() for _ in range(kind.ndim)]))
+            else:
+                made.append(read())
+        return context.make_tuple(builder, result, made)
+
+    return result(types.int64, arguments), codegen
+
+
+@intrinsic
+def _call(typingctx: Any, address: Any, lo: Any, hi: Any, pack: Any) -> Any:
+    """Call a kernel by its address."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_INT64] * 3)
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def run_parallel(address: int, bounds: np.ndarray, pack: int) -> None:
+    """Run the kernel at `address` over the ranges between neighbouring `bounds`, in threads."""
+    for j in prange(len(bounds) - 1):
+        _call(address, bounds[j], bounds[j + 1], pack)
