@@ -14,28 +14,32 @@ from typing import Any
 
 import numpy as np
 from numba import types
+from numba.extending import register_jitable
 
 from dyn4d.raster.native import kernel, unpack
-from dyn4d.raster.vectors import FLOAT8, Buffer, Emit, Value, macro, store8
+from dyn4d.raster.vectors import FLOAT8, Buffer, Emit, Value, macro, magnitude, store8, total, where
 
 TAPS, HALF = 11, 5
 PLANES = 5  # what the forward pass blurs: a, b, a², b², a b
 SLOPES = 3  # and the backward pass: SSIM's slopes with respect to the blurred a, a² and a b
+ROWS = 7  # padded rows that a part works with
 _STEP = 8
+_LINE = 16  # floats in a line of the machine's cache
 _C1, _C2 = 0.01**2, 0.03**2
 
 Vector = list[Value]
 
 
 def row_length(size: int) -> int:
-    """Numbers in a row of the kernels' own arrays, for rows of `size`: whole vectors."""
-    return -(-size // _STEP) * _STEP
+    """Numbers in a row of the kernels' own arrays, for rows of `size`: an odd count of cache lines, so that eleven rows
+    above each other do not compete for the same places of the cache."""
+    return (-(-size // _LINE) | 1) * _LINE
 
 
 def workspace(size: int, channels: int) -> int:
-    """Floats that a part needs to work in: two padded rows, a row of weights, and the ring."""
+    """Floats that a part needs to work in: padded rows and the ring."""
     padded = row_length(size) + 2 * HALF * channels + _STEP
-    return 3 * padded + PLANES * TAPS * row_length(size)
+    return ROWS * padded + PLANES * TAPS * row_length(size)
 
 
 def _window(taps: Buffer, at: Any) -> Value:
@@ -90,17 +94,50 @@ def _similarity(e: Emit, work: Buffer, ring: Any, plane: Any, line: Any, oldest:
     return [value, by_mean, -(value * i2), 2.0 * a1 * i1 * i2]
 
 
+@macro(types.UniTuple(FLOAT8, 2))
+def _no_losses(e: Emit) -> Vector:
+    return [e.constant(FLOAT8, 0.0)] * 2
+
+
+@macro(types.UniTuple(FLOAT8, 2))
+def _add_losses(e: Emit, sums: Vector, work: Buffer, value: Value, a: Any, b: Any, by_l1: Any, by_ssim: Any) -> Vector:
+    """Eight numbers' share of a row's losses; the places of their a, b and weights."""
+    gap = magnitude(work.load(a, _STEP) - work.load(b, _STEP))
+    return [
+        sums[0] + work.load(by_l1, _STEP) * gap,
+        sums[1] + work.load(by_ssim, _STEP) * (1.0 - value),
+    ]
+
+
+@macro(types.UniTuple(types.float32, 2))
+def _lane_sums(e: Emit, sums: Vector) -> Vector:
+    return [total(value) for value in sums]
+
+
+@macro()
+def _scale_slopes(
+    e: Emit, work: Buffer, at: Any, padded: Any, v: Any, place: Any, by_mean: Buffer, by_square: Buffer,
+    by_product: Buffer,
+) -> None:  # fmt: skip
+    """Slopes times the gradient that comes in, into three padded rows."""
+    factor = work.load(v, _STEP)
+    for i, slopes in enumerate((by_mean, by_square, by_product)):
+        work.store(e.builder.add(at, e.times(padded, i)), factor * slopes.load(place, _STEP))
+
+
 @macro()
 def _gradient(
-    e: Emit, work: Buffer, ring: Any, line: Any, oldest: Any, taps: Buffer, at_a: Any, at_b: Any, at_v: Any
+    e: Emit, work: Buffer, ring: Any, line: Any, oldest: Any, taps: Buffer, at_a: Any, at_b: Any, at_l1: Any, at_v: Any
 ) -> None:
-    """The gradient with respect to eight numbers of a, over what lies at `at_v`."""
+    """The gradient with respect to eight numbers of a; `at_l1` holds the weights of |a - b|."""
     plane = e.times(line, TAPS)
     mean, square, product = (
         _blur_down(e, work, e.builder.add(ring, e.times(plane, i)), line, oldest, taps) for i in range(SLOPES)
     )
-    a, b = work.load(at_a, _STEP), work.load(at_b, _STEP)
-    work.store(at_v, mean + 2.0 * a * square + b * product)
+    a, b, v = (work.load(at, _STEP) for at in (at_a, at_b, at_l1))
+    work.store(
+        at_v, mean + 2.0 * a * square + b * product + where(a > b, v, 0.0) - where(a < b, v, 0.0)
+    )  # fmt: skip
 
 
 @macro()
@@ -110,6 +147,16 @@ def _blur_slopes(
     for i in range(SLOPES):
         around = _around(e, work, e.builder.add(at, e.times(padded, i)), channels)
         work.store(e.builder.add(ring, e.times(plane, i)), _weighted(taps, around))
+
+
+@register_jitable
+def _repeat(work, at, table, row, times, scale):
+    """scale times a row of the table, each entry for `times` neighbours, into work from `at` on."""
+    for x in range(table.shape[1]):
+        value = scale * table[row, x]
+        for c in range(times):
+            work[at + c] = value
+        at += times
 
 
 _FORWARD = "i8[:] f4[:,:] f4[:,:] i8 f4[:] f4[:,:] f4[:,:] f4[:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:,:]"
@@ -126,13 +173,14 @@ def compare(lo: int, hi: int, pack: int) -> None:
         parts, a, b, channels, taps, by_l1, by_ssim, work, out, by_mean, by_square, by_product, losses
     ) = unpack(pack, _FORWARD)  # fmt: skip
     height, size = a.shape
-    line, side = (size + _STEP - 1) // _STEP * _STEP, HALF * channels
+    line, side = by_mean.shape[1], HALF * channels
     padded, plane = line + 2 * side + _STEP, TAPS * line
-    whole = 3 * padded + PLANES * plane
+    whole = ROWS * padded + PLANES * plane
     for part in range(lo, hi):
         at_a = part * whole
-        at_b, at_value, ring = at_a + padded, at_a + 2 * padded, at_a + 3 * padded
-        for x in range(at_a, at_a + 3 * padded):
+        at_b, at_value, at_l1, at_ssim = at_a + padded, at_a + 2 * padded, at_a + 3 * padded, at_a + 4 * padded
+        here_a, here_b, ring = at_a + 5 * padded, at_a + 6 * padded, at_a + ROWS * padded
+        for x in range(at_a, at_a + ROWS * padded):
             work[x] = np.float32(0)
         for y in range(parts[part] - HALF, parts[part + 1] + HALF):
             slot = (y - parts[part] + HALF) % TAPS
@@ -151,9 +199,19 @@ def compare(lo: int, hi: int, pack: int) -> None:
             if row < parts[part]:
                 continue
             oldest = (slot + 1) % TAPS
+            sums = _no_losses()
+            if losses.shape[0] > 0:
+                _repeat(work, at_l1, by_l1, row, channels, np.float32(1))
+                _repeat(work, at_ssim, by_ssim, row, channels, np.float32(1))
+                for x in range(size):
+                    work[here_a + x], work[here_b + x] = a[row, x], b[row, x]
             for x in range(0, size, _STEP):
                 value, mean, square, product = _similarity(work, ring + x, plane, line, oldest, taps)
                 store8(work, at_value + x, value)
+                if losses.shape[0] > 0:
+                    sums = _add_losses(
+                        sums, work, value, here_a + x, here_b + x, at_l1 + x, at_ssim + x
+                    )  # fmt: skip
                 if by_mean.shape[0] > 0:
                     store8(by_mean, row * line + x, mean)
                     store8(by_square, row * line + x, square)
@@ -162,15 +220,7 @@ def compare(lo: int, hi: int, pack: int) -> None:
                 for x in range(size):
                     out[row, x] = work[at_value + x]
             if losses.shape[0] > 0:
-                l1 = dssim = 0.0
-                for x in range(by_ssim.shape[1]):
-                    gap = unlike = np.float32(0)
-                    for c in range(x * channels, (x + 1) * channels):
-                        gap += abs(a[row, c] - b[row, c])
-                        unlike += np.float32(1) - work[at_value + c]
-                    l1 += by_l1[row, x] * gap
-                    dssim += by_ssim[row, x] * unlike
-                losses[row, 0], losses[row, 1] = l1, dssim
+                losses[row, 0], losses[row, 1] = _lane_sums(sums)
 
 
 _BACKWARD = "i8[:] f4[:,:] f4[:,:] i8 f4[:] f4[:,:] f4[:,:] i8 f8[:] f4[:] f4[:,:] f4[:,:] f4[:,:] f4[:,:]"
@@ -187,16 +237,15 @@ def compare_backward(lo: int, hi: int, pack: int) -> None:
         parts, a, b, channels, taps, by_l1, v_ssim, repeat, scale, work, by_mean, by_square, by_product, v_a
     ) = unpack(pack, _BACKWARD)  # fmt: skip
     height, size = a.shape
-    line, side = (size + _STEP - 1) // _STEP * _STEP, HALF * channels
+    line, side = by_mean.shape[1], HALF * channels
     padded, plane = line + 2 * side + _STEP, TAPS * line
-    whole = 3 * padded + PLANES * plane
+    whole = ROWS * padded + PLANES * plane
     of_l1, of_ssim = np.float32(scale[0]), np.float32(scale[1])
     for part in range(lo, hi):
         start = part * whole
-        ring = start + 3 * padded
-        at_a = ring + SLOPES * plane  # the room of the planes that only the forward pass has
-        at_b, at_v = at_a + line, at_a + 2 * line
-        for x in range(start, start + whole):
+        at_a, at_b, at_l1, at_v = start + 3 * padded, start + 4 * padded, start + 5 * padded, start + 6 * padded
+        ring = start + ROWS * padded
+        for x in range(start, ring):
             work[x] = np.float32(0)
         for y in range(parts[part] - HALF, parts[part + 1] + HALF):
             slot = (y - parts[part] + HALF) % TAPS
@@ -206,14 +255,13 @@ def compare_backward(lo: int, hi: int, pack: int) -> None:
                     for x in range(here + i * plane, here + i * plane + line):
                         work[x] = np.float32(0)
             else:
-                x = 0
-                for entry in range(v_ssim.shape[1]):
-                    v = of_ssim * v_ssim[y, entry]
-                    for _ in range(repeat):
-                        work[start + side + x] = v * by_mean[y, x]
-                        work[start + padded + side + x] = v * by_square[y, x]
-                        work[start + 2 * padded + side + x] = v * by_product[y, x]
-                        x += 1
+                _repeat(work, at_v, v_ssim, y, repeat, of_ssim)
+                for x in range(size, line):  # nothing comes in beyond the picture, and no slope is known there
+                    work[at_v + x] = np.float32(0)
+                for x in range(0, size, _STEP):
+                    _scale_slopes(
+                        work, start + side + x, padded, at_v + x, y * line + x, by_mean, by_square, by_product
+                    )  # fmt: skip
                 for x in range(0, size, _STEP):
                     _blur_slopes(work, start + x, padded, channels, taps, here + x, plane)
             row = y - HALF
@@ -221,14 +269,10 @@ def compare_backward(lo: int, hi: int, pack: int) -> None:
                 continue
             for x in range(size):
                 work[at_a + x], work[at_b + x] = a[row, x], b[row, x]
+            if by_l1.shape[0] > 0:
+                _repeat(work, at_l1, by_l1, row, channels, of_l1)
             oldest = (slot + 1) % TAPS
             for x in range(0, size, _STEP):
-                _gradient(work, ring + x, line, oldest, taps, at_a + x, at_b + x, at_v + x)
+                _gradient(work, ring + x, line, oldest, taps, at_a + x, at_b + x, at_l1 + x, at_v + x)
             for x in range(size):
                 v_a[row, x] = work[at_v + x]
-            if by_l1.shape[0] > 0:
-                for x in range(by_l1.shape[1]):
-                    v = of_l1 * by_l1[row, x]
-                    for c in range(x * channels, (x + 1) * channels):
-                        gap = a[row, c] - b[row, c]
-                        v_a[row, c] += v if gap > 0 else (-v if gap < 0 else np.float32(0))

@@ -36,10 +36,11 @@ def thread_count() -> int:
     return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
-def even_bounds(total: int, step: int = 1) -> np.ndarray:
-    """Ends of nearly equal ranges over [0, total), each a multiple of `step` but the last."""
+def even_bounds(total: int, step: int = 1, each: int = PARTS) -> np.ndarray:
+    """Ends of nearly equal ranges over [0, total), `each` of them for each thread, each a multiple of `step` but the
+    last."""
     blocks = -(-total // step)
-    parts = max(1, min(thread_count() * PARTS, blocks))
+    parts = max(1, min(thread_count() * each, blocks))
     return np.minimum(np.arange(parts + 1) * blocks // parts * step, total)
 
 
