@@ -88,7 +88,7 @@ def rasterization(
         the gradient with respect to the pixel positions.
 
     Raises:
-        ValueError: a shape, dtype or option does not fit; the message names it.
+        ValueError: a shape, dtype or option does not fit, or a number is not finite; the message names the tensor.
         BackendUnavailable: the backend asked for cannot run here.
     """
     _refuse(

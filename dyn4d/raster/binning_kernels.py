@@ -223,5 +223,3 @@ def fill_tiles(lo: int, hi: int, pack: int) -> None:
                     cursors[part, tile] = at + 1
                     entries[at, 0], entries[at, 1] = k, slot
                     slot += 1
-
-

@@ -23,6 +23,9 @@ from dyn4d.raster.threads import cost_bounds, even_bounds, launch, launch_whole
 
 def draw(request: Request) -> Drawn:
     """See `rasterization`."""
+    small = [request.viewmats, request.Ks, request.backgrounds, request.colors if request.sh_degree is None else None]
+    if not all(np.isfinite(_array(t).sum(dtype=np.float64)) for t in small if t is not None):
+        request.check_finite()  # the kernels look at the rest
     empty = request.means.new_zeros(0)
     means2d, depths, conics, compensations, radii = _Project.apply(
         request.means,
@@ -40,8 +43,10 @@ def draw(request: Request) -> Drawn:
         colors = request.colors if request.colors.dim() == 3 else request.colors.unsqueeze(0)
     else:
         coefficients = request.colors if request.colors.dim() == 4 else request.colors.unsqueeze(0)
+        # colours of degree 0 are the same from everywhere
+        centres = request.camera_centres() if request.sh_degree > 0 else request.viewmats.detach()[:, :3, 3]
         colors = _HarmonicColors.apply(
-            request.means, request.camera_centres(), coefficients, radii, request.sh_degree
+            request.means, centres, coefficients, radii, request
         )  # type: ignore[misc]  # fmt: skip
     backgrounds = request.backgrounds if request.with_color else None
     renders, alphas = _Blend.apply(
@@ -86,10 +91,12 @@ class _Project(torch.autograd.Function):
         means2d, depths = torch.empty(views, count, 2), torch.empty(views, count)
         conics, compensations = torch.empty(views, count, 3), torch.empty(views, count)
         radii = torch.empty(views, count, 2, dtype=torch.int32)
-        bounds = even_bounds(count, pk.BLOCK)
+        bounds, flag = even_bounds(count, pk.BLOCK), np.zeros(1, np.int64)
         for c in range(views):
             outputs = [_table(t[c]) for t in (means2d, depths, conics, compensations, radii)]
-            launch(pk.project, bounds, len(covars) > 0, *inputs, cameras[c], request.antialiased, *outputs)
+            launch(pk.project, bounds, len(covars) > 0, *inputs, cameras[c], request.antialiased, *outputs, flag)
+        if flag[0]:
+            request.check_finite()
         ctx.save_for_backward(means, quats, scales, covars, radii)
         ctx.cameras = cameras
         ctx.mark_non_differentiable(radii)
@@ -122,15 +129,17 @@ class _Project(torch.autograd.Function):
 class _HarmonicColors(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, degree: int
+        ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, request: Request
     ) -> Tensor:  # fmt: skip
-        views, count = centres.shape[0], means.shape[0]
-        colors = torch.empty(views, count, 3)
+        views, count, degree = centres.shape[0], means.shape[0], request.sh_degree
+        colors, flag = torch.empty(views, count, 3), np.zeros(1, np.int64)
         for c in range(views):
             launch(
                 hk.colors_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
-                _table(coefficients[min(c, len(coefficients) - 1)]), _table(radii[c]), _table(colors[c]),
+                _table(coefficients[min(c, len(coefficients) - 1)]), _table(radii[c]), _table(colors[c]), flag,
             )  # fmt: skip
+        if flag[0]:
+            request.check_finite()
         ctx.save_for_backward(means, centres, coefficients, radii, colors)
         ctx.degree = degree
         return colors

@@ -14,6 +14,7 @@ def draw(request: Request) -> Drawn:
     """See `rasterization`. Raises `BackendUnavailable` without a CUDA device or gsplat."""
     if not request.means.is_cuda:
         raise ValueError(f"backend gsplat: wanted CUDA tensors, found {request.means.device}; use backend cpu")
+    request.check_finite()
     covars = request.covars
     if covars is not None:
         covars = 0.5 * (covars + covars.transpose(-1, -2))  # gsplat reads the upper triangle only

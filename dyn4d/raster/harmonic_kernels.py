@@ -11,6 +11,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from numba import types
+
 from dyn4d.raster.native import Kernel, kernel, unpack
 from dyn4d.raster.vectors import FLOAT8, Buffer, Emit, Value, largest, macro, sqrt, stack, transposed, where
 
@@ -105,11 +107,12 @@ def _store(e: Emit, table: Buffer, rows: list[Any], values: Vector) -> None:
             table.store(e.add(start, column), values[column].lane(lane))
 
 
-@macro()
+@macro(types.int64)
 def _colors(
     e: Emit, degree: int, first: Any, end: Any, means: Buffer, centre: Buffer, coefficients: Buffer, radii: Buffer,
     colors: Buffer,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
+    """Returns 1 if a coefficient is not finite."""
     rows = e.rows(first, end, EIGHT)
     basis = _basis(degree, *_direction(e, means, centre, rows)[1])
     table = _load(e, coefficients, rows, 3 * len(basis))
@@ -121,6 +124,7 @@ def _colors(
             value = value + weight * table[3 * k + channel]
         out.append(where(drawn, largest(value, 0.0), 0.0))
     _store(e, colors, rows, out)
+    return e.not_finite(table)
 
 
 @macro()
@@ -149,19 +153,21 @@ def _colors_backward(
         v_centre.store(place, v_centre.load(place, EIGHT) - where(once, value, 0.0))
 
 
-_ARGUMENTS = "f4[:,:] f4[:] f4[:,:] i4[:,:] f4[:,:]"
+_ARGUMENTS = "f4[:,:] f4[:] f4[:,:] i4[:,:] f4[:,:] i8[:]"
 _BACKWARD_ARGUMENTS = "f4[:,:] f4[:] f4[:,:] i4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:,:]"
 
 
 @cache
 def colors_kernel(degree: int) -> Kernel:
-    """Colours max(0, 0.5 + SH) of drawn Gaussians seen from `centre` (3,); others get 0. Coefficients are (N, 3 K)."""
+    """Colours max(0, 0.5 + SH) of drawn Gaussians seen from `centre` (3,); others get 0. Coefficients are (N, 3 K);
+    `flag` (1,) becomes 1 if one that the degree uses is not finite."""
 
     @kernel(_ARGUMENTS)
     def harmonic_colors(lo: int, hi: int, pack: int) -> None:
-        means, centre, coefficients, radii, colors = unpack(pack, _ARGUMENTS)
+        means, centre, coefficients, radii, colors, flag = unpack(pack, _ARGUMENTS)
         for i in range(lo, hi, EIGHT):
-            _colors(degree, i, hi, means, centre, coefficients, radii, colors)
+            if _colors(degree, i, hi, means, centre, coefficients, radii, colors):
+                flag[0] = 1
 
     return harmonic_colors
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,13 @@ class _Cache(FunctionCache):
         return (*super()._index_key(sig, codegen), _fingerprint())
 
 
+def _cached(made: Any, function: Callable[..., Any]) -> Any:
+    """Give what numba made of a function its cache; without one where no folder can be written to."""
+    with suppress(RuntimeError):  # numba finds no such folder; NUMBA_CACHE_DIR names one
+        made._cache = _Cache(function)
+    return made
+
+
 def _fingerprint() -> str:
     global _sources
     if not _sources:
@@ -62,15 +70,19 @@ class Kernel:
     @cached_property
     def compiled(self) -> CFunc:
         signature = ((types.int64, types.int64, types.int64), types.void)
-        made = CFunc(self.function, signature, {}, {"nopython": True, "error_model": "numpy"})
-        made._cache = _Cache(self.function)
+        made = _cached(CFunc(self.function, signature, {}, {"nopython": True, "error_model": "numpy"}), self.function)
         made.compile()
         return made
 
     @cached_property
+    def address(self) -> int:
+        return int(self.compiled.address or 0)
+
+    @cached_property
     def serial(self) -> Callable[[int, int, int], None]:
         """Call it in this thread, without Python's lock."""
-        return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(self.compiled.address)
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+        return kind(self.address)  # type: ignore[arg-type]  # an address is one of the things that it takes
 
     def pack(self, values: tuple[Any, ...]) -> np.ndarray:
         """The arguments as `unpack` reads them; whoever calls keeps the arrays alive."""
@@ -140,8 +152,10 @@ def _call(typingctx: Any, address: Any, lo: Any, hi: Any, pack: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def run_parallel(address: int, bounds: np.ndarray, pack: int) -> None:
+def _run_parallel(address: int, bounds: np.ndarray, pack: int) -> None:
     """Run the kernel at `address` over the ranges between neighbouring `bounds`, in threads."""
     for j in prange(len(bounds) - 1):
-        _call(address, bounds[j], bounds[j + 1], pack)
+        _call(address, bounds[j], bounds[j + 1], pack)  # type: ignore[call-arg]  # numba gives the first
+
+
+run_parallel = _cached(njit(parallel=True, nogil=True)(_run_parallel), _run_parallel)

@@ -115,13 +115,15 @@ def _dot(a: Vector, b: Vector) -> Value:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@macro()
+@macro(types.int64)
 def _project(
     e: Emit, first: Any, end: Any, means: Buffer, opacities: Buffer, camera: Buffer, antialiased: Any, cov: Vector,
     means2d: Buffer, depths: Buffer, conics: Buffer, compensations: Buffer, radii: Buffer,
-) -> None:  # fmt: skip
+) -> Any:  # fmt: skip
+    """Returns 1 if a number that came in is not finite."""
     rows = e.rows(first, end, FOUR)
-    view = _View(e, e.gather(means, rows, 3), camera)
+    mean = e.gather(means, rows, 3)
+    view = _View(e, mean, camera)
     number, z = view.number, view.z
     _, _, a, b, c = view.flat_covariance(cov)
     before = a * c - b * b
@@ -146,29 +148,27 @@ def _project(
     e.scatter(conics, rows, [where(drawn, value * inverse, 0.0) for value in (c, -b, a)])
     e.scatter(compensations, rows, [where(drawn, compensation, 0.0)])
     e.scatter(radii, rows, [where(drawn, smallest(r, 1e9), 0.0).whole() for r in (rx, ry)])
+    return e.not_finite([*mean, *cov, opacity])
 
 
-_ARGUMENTS = (
-    "i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:] i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] i4[:,:]"  # one column: (N, 1)
-)
+_ARGUMENTS = "i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:] i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] i4[:,:] i8[:]"
 
 
 @kernel(_ARGUMENTS)
 def project(lo: int, hi: int, pack: int) -> None:
-    """Means and covariances -> pixels. Writes all rows; those not drawn are zero. See `reference.project`."""
+    """Means and covariances -> pixels. Writes all rows; those not drawn are zero. See `reference.project`.
+
+    What has one number a Gaussian is (N, 1). `flag` (1,) becomes 1 if a number that comes in is not finite.
+    """
     (
         by_covars, means, quats, scales, covars, opacities, camera, antialiased,
-        means2d, depths, conics, compensations, radii,
+        means2d, depths, conics, compensations, radii, flag,
     ) = unpack(pack, _ARGUMENTS)  # fmt: skip
     smooth = antialiased != 0
     for i in range(lo, hi, FOUR):
-        if by_covars:
-            cov = _given_covariance(covars, i, hi)
-        else:
-            cov = _covariance(quats, scales, i, hi)
-        _project(
-            i, hi, means, opacities, camera, smooth, cov, means2d, depths, conics, compensations, radii
-        )  # fmt: skip
+        cov = _given_covariance(covars, i, hi) if by_covars else _covariance(quats, scales, i, hi)
+        if _project(i, hi, means, opacities, camera, smooth, cov, means2d, depths, conics, compensations, radii):
+            flag[0] = 1
 
 
 @macro(_SIX)
@@ -285,10 +285,7 @@ def project_backward(lo: int, hi: int, pack: int) -> None:
             pose[k] = 0.0
         end = min(hi, (block + 1) * BLOCK)
         for i in range(block * BLOCK, end, FOUR):
-            if by_covars:
-                cov = _given_covariance(covars, i, end)
-            else:
-                cov = _covariance(quats, scales, i, end)
+            cov = _given_covariance(covars, i, end) if by_covars else _covariance(quats, scales, i, end)
             v_cov = _project_backward(
                 i, end, means, camera, cov, radii, v_means2d, v_depths, v_conics, v_compensations, v_means, pose
             )  # fmt: skip

@@ -16,6 +16,7 @@ Compositor = Callable[..., tuple[Tensor, Tensor]]
 
 def draw(request: Request, compositor: Compositor = composite) -> Drawn:
     """See `rasterization`. `compositor` is `composite` or its twin `composite_pairs`."""
+    request.check_finite()
     if request.absgrad:
         raise ValueError("absgrad: the reference backend does not have it; use backend cpu")
     covars = request.covars

@@ -86,12 +86,25 @@ class Request:
         if self.backgrounds is not None and self.with_color:
             check_shape("backgrounds", self.backgrounds, ("C", "D"), sizes)
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors that were given, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def check_finite(self) -> None:
+        """Raise a ValueError that names the first tensor with a number that is not finite."""
+        tensors = self._tensors()
+        with torch.no_grad():  # one number that is not finite makes the sum so; and one look at the device is enough
+            if bool(torch.isfinite(torch.stack([value.sum() for value in tensors.values()]).sum())):
+                return
+        for name, value in tensors.items():
+            bad = torch.nonzero(~torch.isfinite(value))
+            if len(bad):
+                where = ", ".join(str(int(i)) for i in bad[0])
+                number = float(value[tuple(bad[0])])
+                raise ValueError(f"{name}: {len(bad)} numbers are not finite; the first is {number} at [{where}]")
+
     def _check_kind(self) -> None:
-        names = ("quats", "scales", "covars", "opacities", "colors", "viewmats", "Ks", "backgrounds")
-        for name in names:
-            value = getattr(self, name)
-            if value is None:
-                continue
+        for name, value in self._tensors().items():
             if value.dtype != self.means.dtype or value.device != self.means.device:
                 raise ValueError(
                     f"{name}: is {value.dtype} on {value.device}, means is {self.means.dtype} on {self.means.device}; "

@@ -64,7 +64,7 @@ def launch(kernel: Kernel, bounds: np.ndarray, *arguments: Any) -> None:
             before = numba.get_num_threads()
             numba.set_num_threads(threads)
             try:
-                run_parallel(kernel.compiled.address, bounds, address)
+                run_parallel(kernel.address, bounds, address)
             finally:
                 numba.set_num_threads(before)
         finally:

@@ -9,6 +9,8 @@ Floating-point operations may be fused (`contract`) but never re-ordered: the sa
 instructions.
 """
 
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false
+# ^ llvmlite and numba have no types worth the name
 from __future__ import annotations
 
 import inspect
@@ -279,9 +281,7 @@ def transposed(lines: Sequence[Value]) -> list[Value]:
         for kind in range(2)
         for mask in (left, right)
     ]
-    return [
-        fours[i].shuffle([*half, *(8 + lane for lane in half)], fours[4 + i]) for half in halves for i in range(4)
-    ]
+    return [fours[i].shuffle([*half, *(8 + lane for lane in half)], fours[4 + i]) for half in halves for i in range(4)]
 
 
 class Buffer:
@@ -368,6 +368,14 @@ class Emit:
         left = self.builder.sitofp(self.builder.sub(end, first), kind.vector.element)
         return self.steps(kind) < Value(self.builder, left).splat(kind.vector.count)
 
+    def not_finite(self, values: Sequence[Value]) -> Any:
+        """1 if any lane of any of these is infinite or not a number, else 0."""
+        nothing = values[0] * 0.0
+        for value in values[1:]:
+            nothing = nothing + value * 0.0
+        bad = Value(self.builder, self.builder.fcmp_unordered("uno", nothing.ir, nothing.ir))
+        return self.builder.zext(some(bad).ir, _INT64)
+
     def scatter(self, buffer: Buffer, rows: Sequence[Any], values: Sequence[Value]) -> None:
         """Write one vector of doubles (or integers) for each of the first columns of a 2D float (or integer) array."""
         starts = [self.builder.mul(row, buffer.row) for row in rows]
@@ -442,7 +450,9 @@ def stack_doubles(e: Emit, count: int) -> Any:
 
 def _on_stack(e: Emit, element: ir.Type, kind: Any, count: int) -> Any:
     pointer = cgutils.alloca_once(e.builder, ir.ArrayType(element, count))
-    return make_array(e, types.Array(kind, 1, "C"), e.builder.bitcast(pointer, element.as_pointer()), [e.integer(count)])
+    return make_array(
+        e, types.Array(kind, 1, "C"), e.builder.bitcast(pointer, element.as_pointer()), [e.integer(count)]
+    )
 
 
 def make_array(e: Emit, kind: types.Array, data: Any, shape: Sequence[Any]) -> Any:

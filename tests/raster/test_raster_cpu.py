@@ -110,12 +110,21 @@ def test_gaussians_behind_change_nothing() -> None:
     assert torch.equal(one["grad means"], two["grad means"][:50]) and not two["grad means"][50:].any()
 
 
-def test_not_a_number_is_not_drawn() -> None:
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("name", ["means", "quats", "scales", "opacities", "colors", "viewmats", "Ks", "backgrounds"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(backend: str, name: str, value: float) -> None:
     scene = make_scene(50)
-    scene["means"][3], scene["opacities"][4], scene["scales"][5] = float("nan"), float("nan"), float("nan")
-    renders, _, info = rasterization(**scene, backend="cpu")
-    assert torch.isfinite(renders).all()
-    assert not info["radii"][0, 3:6].any()
+    scene[name] = scene[name].clone()
+    scene[name].view(-1)[-1] = value
+    with pytest.raises(ValueError, match=f"^{name}: 1 numbers are not finite"):
+        rasterization(**scene, backend=backend)
+
+
+def test_large_numbers_are_finite() -> None:
+    scene = make_scene(50)
+    scene["colors"][:] = 3e38  # their sum is not
+    rasterization(**scene, backend="cpu")
 
 
 @pytest.fixture
