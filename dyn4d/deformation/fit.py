@@ -22,9 +22,9 @@ from dyn4d.deformation.field import FieldShape, TrajectoryField, cycle_error
 from dyn4d.deformation.objective import FieldObjective
 from dyn4d.deformation.observations import observe
 from dyn4d.deformation.root import RootMotion, fit_root
-from dyn4d.io.checkpoint import load_tensors, save_tensors
+from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
 
-CHECKPOINT = "dyn4d-field-fit/1"
+CHECKPOINT = "dyn4d-field-fit/2"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def fit_field(
     parameters = dict(field.named_parameters())
     optimiser = torch.optim.Adam(parameters.values(), lr=config.lr, betas=(0.9, 0.99), fused=True)
     if saved is not None:
-        restore_adam(optimiser, parameters, saved.tensors)
+        restore_adam("field", optimiser, parameters, saved.tensors)
 
     progress.start("deformation", config.steps, start)
     last_saved = time.monotonic()
@@ -148,7 +148,7 @@ def fit_field(
         progress.update(loss=float(loss.detach()))
         if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:
             tensors = {f"field.{k}": v.detach().cpu() for k, v in field.state_dict().items()}
-            tensors |= adam_tensors(optimiser, parameters)
+            tensors |= adam_tensors("field", optimiser, parameters)
             state = {"shape": vars(field.shape), "step": step + 1, "curves": curves}
             save_tensors(checkpoint, tensors, state, CHECKPOINT)
             last_saved = time.monotonic()
@@ -156,26 +156,6 @@ def fit_field(
     field.stack.window.fill_(1.0)
     field.eval()
     return FitResult(field, measure(field, points, times, pairs) | {"curves": curves}, objective, curves)
-
-
-def adam_tensors(optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
-    """Adam's state as named tensors."""
-    tensors = {}
-    for name, parameter in parameters.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"adam.{name}|{key}"] = value.detach().cpu().clone()
-    return tensors
-
-
-def restore_adam(
-    optimiser: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter], tensors: dict[str, Tensor]
-) -> None:
-    """Put back what `adam_tensors` took."""
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            name, field_name = key[5:].rsplit("|", 1)
-            parameter = parameters[name]
-            optimiser.state[parameter][field_name] = value.to(parameter.device if value.dim() else "cpu")
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from dyn4d.gaussians.losses import RenderTerms, render_terms
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser
 from dyn4d.gaussians.targets import FrameTarget, background_colour, make_target
 from dyn4d.gaussians.warp import Anchors, choose_anchors, move
-from dyn4d.io.checkpoint import load_tensors, save_tensors
+from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
 from dyn4d.raster import rasterization
 
 CHECKPOINT = "dyn4d-cotrain/1"
@@ -295,9 +295,7 @@ def save_state(path: Path, state: CotrainState) -> None:
         tensors |= {f"field.{key}": value.detach().cpu() for key, value in state.field.state_dict().items()}
     tensors |= {"pull.total": state.pull.total.cpu(), "pull.seen": state.pull.seen.cpu()}
     for label, (optimiser, parameters) in _optimisers(state).items():
-        for name, parameter in parameters.items():
-            for key, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"adam.{label}|{name}|{key}"] = value.detach().cpu().clone()
+        tensors |= adam_tensors(label, optimiser, parameters)
     save_tensors(path, tensors, {"step": state.step, "curves": state.curves}, CHECKPOINT)
 
 
@@ -306,10 +304,5 @@ def restore_state(state: CotrainState, tensors: dict[str, Tensor], config: dict[
     state.step, state.curves = int(config["step"]), config["curves"]
     device = state.model.means.device
     state.pull.total, state.pull.seen = tensors["pull.total"].to(device), tensors["pull.seen"].to(device)
-    optimisers = _optimisers(state)
-    for name, value in tensors.items():
-        if name.startswith("adam."):
-            label, parameter_name, key = name[5:].split("|")
-            optimiser, parameters = optimisers[label]
-            parameter = parameters[parameter_name]
-            optimiser.state[parameter][key] = value.to(device if value.dim() else "cpu")
+    for label, (optimiser, parameters) in _optimisers(state).items():
+        restore_adam(label, optimiser, parameters, tensors)

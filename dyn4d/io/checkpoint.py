@@ -10,7 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dyn4d.core.errors import InputError
 from dyn4d.io.atomic import atomic_path
@@ -66,3 +67,24 @@ def load_tensors(path: str | Path, expect_format: str | None) -> Checkpoint:
     if expect_format is not None and found != expect_format:
         raise InputError(f"{path} is of format {found or 'unknown'!r}, wanted {expect_format!r}")
     return Checkpoint(tensors, config, path, found)
+
+
+def adam_tensors(label: str, optimiser: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """What an optimiser remembers of named parameters, as tensors to save; `label` tells optimisers apart."""
+    return {
+        f"adam.{label}|{name}|{key}": value.detach().cpu().clone()
+        for name, parameter in parameters.items()
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def restore_adam(
+    label: str, optimiser: Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+) -> None:
+    """Put back what `adam_tensors` took under this label."""
+    prefix = f"adam.{label}|"
+    for full, value in tensors.items():
+        if full.startswith(prefix):
+            name, key = full.removeprefix(prefix).rsplit("|", 1)
+            parameter = parameters[name]
+            optimiser.state[parameter][key] = value.to(parameter.device if value.dim() else "cpu")
