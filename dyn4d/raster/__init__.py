@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyn4d.raster.api import rasterization
+    from dyn4d.raster.ssim import l1_and_dssim, ssim
     from dyn4d.raster.threads import warmup
 
-__all__ = ["rasterization", "warmup"]
+__all__ = ["l1_and_dssim", "rasterization", "ssim", "warmup"]
 
-_HOME = {"rasterization": "dyn4d.raster.api", "warmup": "dyn4d.raster.threads"}
+_HOME = {
+    "l1_and_dssim": "dyn4d.raster.ssim",
+    "rasterization": "dyn4d.raster.api",
+    "ssim": "dyn4d.raster.ssim",
+    "warmup": "dyn4d.raster.threads",
+}
 
 
 def __getattr__(name: str) -> Any:
