@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import register_jitable
 
 from dyn4d.raster.binning_kernels import AHEAD, RECORD, TILE, X0, X1, Y0, Y1
 from dyn4d.raster.native import Kernel, kernel, unpack
 from dyn4d.raster.vectors import (
-    DOUBLE4,
     FLOAT8,
     Buffer,
     Emit,
@@ -35,6 +33,7 @@ from dyn4d.raster.vectors import (
     some,
     splat8,
     stack,
+    stack_doubles,
     store8,
     totals,
     where,
@@ -47,6 +46,7 @@ _PIXELS, _LANES = TILE * TILE, 8
 _STRIPS, _ACROSS = _PIXELS // _LANES, TILE // _LANES
 _LEAST, _MOST, _STOP = 1.0 / 255.0, 0.999, 1e-4
 _LN2 = 0.6931471805599453
+_MOST_SUMS = MOMENTS + WIDTHS[-1]
 
 # planes of 256 floats that are a tile's state while it is drawn: the transmittance (0 once the pixel has ended), the
 # transmittance at which it ended (0 before), the place in the tile's list at which it ended, then the channels' sums
@@ -391,28 +391,21 @@ def blend_backward_kernel(channels: int, absolute: bool) -> Kernel:
     return blend_backward
 
 
-@macro(types.UniTuple(DOUBLE4, 2))
-def _moments(e: Emit, sums: Buffer, begin: Any, end: Any) -> Vector:
-    """The moments of the slots [begin, end), added up in order."""
-    return [_added(e, sums, begin, end, column) for column in (0, 4)]
-
-
-def _added(e: Emit, sums: Buffer, begin: Any, end: Any, column: int) -> Value:
-    total = cgutils.alloca_once_value(e.builder, e.constant(DOUBLE4, 0.0).ir)
-    with cgutils.for_range_slice(e.builder, begin, end, e.integer(1)) as (slot, _):
-        row = sums.load(e.add(e.builder.mul(slot, sums.row), column), 4).to(ir.DoubleType())
-        e.builder.store((Value(e.builder, e.builder.load(total)) + row).ir, total)
-    return Value(e.builder, e.builder.load(total))
+@macro()
+def _add_row(e: Emit, sums: Buffer, slot: Any, added: Buffer) -> None:
+    """The moments and the first four channels of a slot, added to `added`."""
+    start = e.builder.mul(slot, sums.row)
+    for at in (0, 4, 8):
+        added.store(at, added.load(at, 4) + sums.load(e.add(start, at), 4).to(ir.DoubleType()))
 
 
 @macro()
 def _spread(
-    e: Emit, moments: Vector, row: Any, conics: Buffer, opacities: Buffer, v_means2d: Buffer, v_conics: Buffer,
+    e: Emit, added: Buffer, row: Any, conics: Buffer, opacities: Buffer, v_means2d: Buffer, v_conics: Buffer,
     v_opacities: Buffer,
 ) -> None:  # fmt: skip
     """A record's moments into the gradients of its Gaussian."""
-    low, high = moments
-    g, g_dx, g_dy, g_dx2, g_dxdy, g_dy2 = (*(low.lane(i) for i in range(4)), high.lane(0), high.lane(1))
+    g, g_dx, g_dy, g_dx2, g_dxdy, g_dy2 = (added.load(i) for i in range(6))
 
     def change(buffer: Buffer, width: int, values: Vector) -> None:
         start = e.times(row, width)
@@ -439,6 +432,7 @@ def gather_slots(lo: int, hi: int, pack: int) -> None:
     ) = unpack(pack, _GATHER)  # fmt: skip
     channels = sums.shape[1] - MOMENTS
     colored = min(max(v_colors.shape[1] - first, 0), channels)
+    added = stack_doubles(_MOST_SUMS)
     for k in range(lo, hi):
         begin, end = slots[k], slots[k + 1]
         near = order[min(k + AHEAD, hi - 1)]
@@ -452,17 +446,19 @@ def gather_slots(lo: int, hi: int, pack: int) -> None:
         if begin == end:
             continue
         i = np.int64(order[k])
-        moments = _moments(sums, begin, end)
-        _spread(moments, i, conics, opacities, v_means2d, v_conics, v_opacities)
-        for channel in range(min(colored + with_depth, channels)):
-            value = 0.0
+        for c in range(12):
+            added[c] = 0.0
+        for slot in range(begin, end):
+            _add_row(sums, slot, added)
+        _spread(added, i, conics, opacities, v_means2d, v_conics, v_opacities)
+        for c in range(4, channels):
+            added[MOMENTS + c] = 0.0
             for slot in range(begin, end):
-                value += sums[slot, MOMENTS + channel]
-            if channel < colored:
-                v_colors[i, first + channel] += value
-            else:
-                v_depths[i, 0] += value
+                added[MOMENTS + c] += sums[slot, MOMENTS + c]
+        for c in range(colored):
+            v_colors[i, first + c] += added[MOMENTS + c]
+        if with_depth and colored < channels:
+            v_depths[i, 0] += added[MOMENTS + colored]
         if v_abs.shape[0] > 0:
-            for slot in range(begin, end):
-                v_abs[i, 0] += sums[slot, 6]
-                v_abs[i, 1] += sums[slot, 7]
+            v_abs[i, 0] += added[6]
+            v_abs[i, 1] += added[7]

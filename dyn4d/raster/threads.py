@@ -62,11 +62,13 @@ def launch(kernel: Kernel, bounds: np.ndarray, *arguments: Any) -> None:
     if threads > 1 and len(bounds) > 2 and _busy.acquire(blocking=False):
         try:
             before = numba.get_num_threads()
-            numba.set_num_threads(threads)
+            if before != threads:
+                numba.set_num_threads(threads)
             try:
                 run_parallel(kernel.address, bounds, address)
             finally:
-                numba.set_num_threads(before)
+                if before != threads:
+                    numba.set_num_threads(before)
         finally:
             _busy.release()
         return
@@ -82,7 +84,7 @@ def launch_whole(kernel: Kernel, total: int, *arguments: Any) -> None:
 def warmup() -> None:
     """Compile (or load from numba's cache) what training on the CPU needs: covariances, RGB + depth, SSIM."""
     from dyn4d.raster.api import rasterization
-    from dyn4d.raster.ssim import ssim
+    from dyn4d.raster.ssim import l1_and_dssim
 
     count = 2048
     means = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([-0.5, -0.5, 2.0])
@@ -92,5 +94,5 @@ def warmup() -> None:
         means.requires_grad_(), None, None, torch.full((count,), 0.5), torch.rand(count, 3),
         torch.eye(4)[None], K, 64, 64, render_mode="RGB+ED", covars=covars,
     )  # fmt: skip
-    image = renders[0, ..., :3].contiguous()
-    (ssim(image, torch.zeros(64, 64, 3)).mean() + alphas.mean()).backward()
+    l1, dssim = l1_and_dssim(renders[0, ..., :3], torch.zeros(64, 64, 3))
+    (l1 + dssim + alphas.mean()).backward()
