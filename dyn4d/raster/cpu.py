@@ -34,7 +34,7 @@ def draw(request: Request) -> Drawn:
         empty.reshape(0, 3, 3) if request.covars is None else request.covars,
         request.viewmats, request.Ks, request.opacities.detach(), request,
     )  # type: ignore[misc]  # fmt: skip
-    opacities = request.opacities.expand(request.cameras, -1)
+    opacities = request.opacities.unsqueeze(0)  # (1, N), or one row for each camera
     if request.antialiased:
         opacities = opacities * compensations
     if not request.with_color:
@@ -52,7 +52,8 @@ def draw(request: Request) -> Drawn:
     renders, alphas = _Blend.apply(
         means2d, depths, conics, opacities, colors, backgrounds, radii, request
     )  # type: ignore[misc]  # fmt: skip
-    info = make_info(request, means2d=means2d, radii=radii, depths=depths, conics=conics, opacities=opacities)
+    shown = opacities.expand(request.cameras, -1)
+    info = make_info(request, means2d=means2d, radii=radii, depths=depths, conics=conics, opacities=shown)
     return renders, alphas, info
 
 
@@ -63,6 +64,11 @@ def _array(value: Tensor) -> np.ndarray:
 def _table(value: Tensor) -> np.ndarray:
     """(N, ...) as rows of numbers."""
     return _array(value).reshape(len(value), math.prod(value.shape[1:]))
+
+
+def _of(each: Any, camera: int) -> Any:
+    """The entry of a camera, where there is one for each or one for all."""
+    return each[min(camera, len(each) - 1)]
 
 
 def _camera(viewmat: Tensor, K: Tensor, request: Request) -> np.ndarray:
@@ -100,19 +106,24 @@ class _Project(torch.autograd.Function):
         ctx.save_for_backward(means, quats, scales, covars, radii)
         ctx.cameras = cameras
         ctx.mark_non_differentiable(radii)
+        ctx.set_materialize_grads(False)
         return means2d, depths, conics, compensations, radii
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         *given, radii = ctx.saved_tensors
         count, inputs = len(given[0]), [_table(t) for t in given]
+        nothing = np.zeros((count, 3), np.float32)
         totals = [np.empty_like(value) for value in inputs]
         v_viewmats = torch.zeros(len(ctx.cameras), 4, 4)
         bounds = even_bounds(count, pk.BLOCK)
         for c, camera in enumerate(ctx.cameras):
             parts = totals if c == 0 else [np.empty_like(value) for value in inputs]
             v_pose = np.empty((-(-count // pk.BLOCK), 12), np.float64)
-            slopes = [_table(g[c]) for g in grads[:4]]
+            slopes = [
+                np.ascontiguousarray(nothing[:, :width]) if g is None else _table(g[c])
+                for g, width in zip(grads, (2, 1, 3, 1))
+            ]
             launch(
                 pk.project_backward, bounds, len(given[3]) > 0, *inputs, camera, _table(radii[c]), *slopes, *parts,
                 v_pose,
@@ -136,7 +147,7 @@ class _HarmonicColors(torch.autograd.Function):
         for c in range(views):
             launch(
                 hk.colors_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
-                _table(coefficients[min(c, len(coefficients) - 1)]), _table(radii[c]), _table(colors[c]), flag,
+                _table(_of(coefficients, c)), _table(radii[c]), _table(colors[c]), flag,
             )  # fmt: skip
         if flag[0]:
             request.check_finite()
@@ -158,7 +169,7 @@ class _HarmonicColors(torch.autograd.Function):
             v_centre = np.zeros((-(-count // hk.BLOCK), 3), np.float64)
             launch(
                 hk.colors_backward_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
-                _table(coefficients[min(c, sides - 1)]), _table(radii[c]), _table(colors[c]), _table(grads[0][c]),
+                _table(_of(coefficients, c)), _table(radii[c]), _table(colors[c]), _table(grads[0][c]),
                 part, part_means, v_centre,
             )  # fmt: skip
             if degree > 0:
@@ -218,9 +229,9 @@ class _Blend(torch.autograd.Function):
         alphas = torch.empty(views, request.height, request.width, 1)
         ctx.layers = []
         for c in range(views):
-            geometry = [_table(t[c]) for t in (means2d, conics, opacities)]
+            geometry = [_table(t[c]) for t in (means2d, conics)] + [_table(_of(opacities, c))]
             layers = _draw_view(
-                request, geometry, _table(colors[min(c, len(colors) - 1)]), _table(depths[c]), _table(radii[c]),
+                request, geometry, _table(_of(colors, c)), _table(depths[c]), _table(radii[c]),
                 None if backgrounds is None else _array(backgrounds[c]), renders.numpy()[c], alphas.numpy()[c, ..., 0],
             )  # fmt: skip
             ctx.layers.append(layers)
@@ -236,16 +247,19 @@ class _Blend(torch.autograd.Function):
         views, count = means2d.shape[:2]
         v_renders, v_alphas = _array(grads[0]), _array(grads[1])[..., 0]
         v_means2d, v_depths = np.zeros((views, count, 2), np.float32), np.zeros((views, count, 1), np.float32)
-        v_conics, v_opacities = np.zeros((views, count, 3), np.float32), np.zeros((views, count, 1), np.float32)
+        v_conics, v_opacities = (
+            np.zeros((views, count, 3), np.float32),
+            np.zeros((len(opacities), count, 1), np.float32),
+        )
         v_colors = np.zeros(colors.shape, np.float32)
         v_abs = np.zeros((views, count if request.absgrad else 0, 2), np.float32)
         for c in range(views):
             outputs = (
-                v_means2d[c], v_conics[c], v_opacities[c], v_colors[min(c, len(v_colors) - 1)], v_depths[c], v_abs[c]
+                v_means2d[c], v_conics[c], _of(v_opacities, c), _of(v_colors, c), v_depths[c], v_abs[c]
             )  # fmt: skip
             for layer in ctx.layers[c]:
                 _layer_backward(
-                    layer, request, _table(conics[c]), _table(opacities[c]), v_renders[c], v_alphas[c], outputs
+                    layer, request, _table(conics[c]), _table(_of(opacities, c)), v_renders[c], v_alphas[c], outputs
                 )  # fmt: skip
         if request.absgrad:
             ctx.means2d.absgrad = torch.from_numpy(v_abs)
