@@ -193,6 +193,37 @@ class FramePoints:
 
 
 @dataclass(frozen=True)
+class PairPrediction:
+    """What a pair network says of B pairs of pictures (a, b).
+
+    Attributes:
+        points_a: (B, Ha, Wa, 3) points of a's pixels and points_b_in_a: (B, Hb, Wb, 3) of b's, both in a's camera.
+        conf_a: (B, Ha, Wa), conf_b: (B, Hb, Wb) confidence of the points, above 1.
+        desc_a: (B, Ha, Wa, D), desc_b: (B, Hb, Wb, D) unit descriptors and desc_conf_a, desc_conf_b: (B, H, W) their
+            confidence, above 0; all four None where the network has none (DUSt3R).
+    """
+
+    points_a: Tensor
+    points_b_in_a: Tensor
+    conf_a: Tensor
+    conf_b: Tensor
+    desc_a: Tensor | None = None
+    desc_b: Tensor | None = None
+    desc_conf_a: Tensor | None = None
+    desc_conf_b: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        shapes = (("points_a", ("B", "Ha", "Wa", 3)), ("points_b_in_a", ("B", "Hb", "Wb", 3)),
+                  ("conf_a", ("B", "Ha", "Wa")), ("conf_b", ("B", "Hb", "Wb")), ("desc_a", ("B", "Ha", "Wa", "D")),
+                  ("desc_b", ("B", "Hb", "Wb", "D")), ("desc_conf_a", ("B", "Ha", "Wa")),
+                  ("desc_conf_b", ("B", "Hb", "Wb")))  # fmt: skip
+        for label, shape in shapes:
+            if getattr(self, label) is not None:
+                check_shape(f"PairPrediction.{label}", getattr(self, label), shape, sizes)
+
+
+@dataclass(frozen=True)
 class Correspondences:
     """Matched pixels between two frames of one clip, inside the object mask, sorted by (frame_a, frame_b).
 
