@@ -13,6 +13,9 @@ from torch import Tensor
 from dyn4d.core.errors import BackendUnavailable
 from dyn4d.raster.request import RASTERIZE_MODES, Drawn, Request
 
+if find_spec("numba") is not None and not torch.cuda.is_available():
+    import_module("dyn4d.raster.cpu")  # who imports this is going to draw: a second now, and none in the first call
+
 BACKENDS = ("auto", "cpu", "gsplat", "reference")
 
 

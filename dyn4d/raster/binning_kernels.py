@@ -30,29 +30,56 @@ DIGITS, RADIX = 3, 2048  # of the depth sort
 
 _LOG2E = 1.4426950408889634
 
-_ORDER = "i4[:,:] f4[:] i4[:,:] u4[:,:] i8[:,:] i8[:]"
+
+@register_jitable
+def _comes_after(residues, a, b):
+    """Is Gaussian a behind b, where their depths are the same float32?"""
+    return residues[a, 0] > residues[b, 0]
+
+
+@register_jitable
+def _settle(rows, spare, start, end, residues):
+    """Order rows[start:end], of one float32 depth, by what that lost of it; equal ones keep their order. Merge sort."""
+    width = 1
+    while width < end - start:
+        for left in range(start, end, 2 * width):
+            middle, right = min(left + width, end), min(left + 2 * width, end)
+            a, b = left, middle
+            for k in range(left, right):
+                if a < middle and (b >= right or not _comes_after(residues, rows[a], rows[b])):
+                    spare[k] = rows[a]
+                    a += 1
+                else:
+                    spare[k] = rows[b]
+                    b += 1
+        for k in range(start, end):
+            rows[k] = spare[k]
+        width *= 2
+
+
+_ORDER = "i4[:,:] f4[:,:] f4[:,:] i4[:] i4[:] u4[:] u4[:] i8[:,:] i8[:]"
 
 
 @kernel(_ORDER)
 def depth_order(lo: int, hi: int, pack: int) -> None:
-    """Rows of the drawn Gaussians, nearest first; equal depths keep their order. Radix sort of the float's bits.
+    """Rows of the drawn Gaussians, nearest first; equal depths keep their order. Radix sort of the float's bits, then
+    those of equal bits by `residues` (N, 1).
 
-    rows and keys (2, N) are room to work in, histogram (DIGITS, RADIX) is zero, `found` gets the number of rows and
-    which half of `rows` holds them.
+    rows, spare, keys and spare_keys (N,) are room to work in, histogram (DIGITS, RADIX) is zero; `found` (1,) gets how
+    many there are, and `rows` begins with them.
     """
-    radii, depths, rows, keys, histogram, found = unpack(pack, _ORDER)
-    bits = depths.view(np.uint32)
+    radii, depths, residues, rows, spare, keys, spare_keys, histogram, found = unpack(pack, _ORDER)
     count = 0
     for i in range(lo, hi):
         if radii[i, 0] > 0 or radii[i, 1] > 0:
-            key = bits[i]
+            key = np.float32(depths[i, 0]).view(np.uint32)
             key ^= np.uint32(0xFFFFFFFF) if key >> np.uint32(31) else np.uint32(0x80000000)
-            rows[0, count], keys[0, count] = i, key
+            rows[count], keys[count] = i, key
             count += 1
             histogram[0, key & np.uint32(2047)] += 1
             histogram[1, (key >> np.uint32(11)) & np.uint32(2047)] += 1
             histogram[2, key >> np.uint32(22)] += 1
-    source = 0
+    found[0] = count
     for digit in range(DIGITS):
         shift = np.uint32(11 * digit)
         start, most = 0, 0
@@ -64,13 +91,19 @@ def depth_order(lo: int, hi: int, pack: int) -> None:
         if most == count:
             continue  # all the same in this digit
         for k in range(count):
-            key = keys[source, k]
+            key = keys[k]
             place = (key >> shift) & np.uint32(2047)
             at = histogram[digit, place]
             histogram[digit, place] = at + 1
-            rows[1 - source, at], keys[1 - source, at] = rows[source, k], key
-        source = 1 - source
-    found[0], found[1] = count, source
+            spare[at], spare_keys[at] = rows[k], key
+        for k in range(count):
+            rows[k], keys[k] = spare[k], spare_keys[k]
+    start = 0
+    for k in range(1, count + 1):
+        if k == count or keys[k] != keys[start]:
+            if k - start > 1:
+                _settle(rows, spare, start, k, residues)
+            start = k
 
 
 @macro()

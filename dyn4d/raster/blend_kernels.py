@@ -49,8 +49,9 @@ _LN2 = 0.6931471805599453
 _MOST_SUMS = MOMENTS + WIDTHS[-1]
 
 # planes of 256 floats that are a tile's state while it is drawn: the transmittance (0 once the pixel has ended), the
-# transmittance at which it ended (0 before), the place in the tile's list at which it ended, then the channels' sums
-_LIVE, _KEPT, _ENDED, _SUMS = 0, 256, 512, 768
+# transmittance at which it ended (0 before), the place in the tile's list at which it ended, the sum of the weights
+# (alpha: 1 - transmittance has lost its last digits where little was drawn), then the channels' sums
+_LIVE, _KEPT, _ENDED, _COVERED, _SUMS = 0, 256, 512, 768, 1024
 # and in the backward pass: the transmittance, what lies behind times its gradient, the place, then the channels'
 # gradients
 _THROUGH, _BEHIND, _UNTIL, _SLOPES = 0, 256, 512, 768
@@ -114,6 +115,7 @@ def _draw(e: Emit, scratch: Buffer, strip: Any, place: Any, record: Vector, left
         weight_then, after_then, slow = where(ends, 0.0, weight), where(ends, 0.0, after), b.block
     weight, after = _join(weight, before, weight_then, slow), _join(after, before, after_then, slow)
     scratch.store(e.add(at, _LIVE), after)
+    scratch.store(e.add(at, _COVERED), scratch.load(e.add(at, _COVERED), _LANES) + weight)
     for c, value in enumerate(record[RECORD:]):
         plane = e.add(at, _SUMS + c * _PIXELS)
         scratch.store(plane, scratch.load(plane, _LANES) + weight * value)
@@ -137,12 +139,13 @@ def _open(e: Emit, scratch: Buffer, at: Any) -> Any:
 @macro()
 def _finish(
     e: Emit, scratch: Buffer, at: Any, channels: int, background: Buffer, expected: Any, image: Buffer, alpha: Buffer,
-    last: Buffer, pixel: Any,
+    left: Buffer, last: Buffer, pixel: Any,
 ) -> None:  # fmt: skip
     """Write the strip to eight pixels of the pictures, channels side by side."""
     through = scratch.load(e.add(at, _LIVE), _LANES) + scratch.load(e.add(at, _KEPT), _LANES)
-    covered = 1.0 - through
+    covered = scratch.load(e.add(at, _COVERED), _LANES)
     alpha.store(pixel, covered)
+    left.store(pixel, through)
     last.store(pixel, scratch.load(e.add(at, _ENDED), _LANES))
     inverse = 1.0 / largest(covered, 1e-10)
     values = []
@@ -175,15 +178,16 @@ def _separated(parts: Vector) -> Vector:
     return [wide[0].shuffle([pixel * count + c for pixel in range(_LANES)]) for c in range(count)]
 
 
-_BLEND = "f4[:,:] i8[:] i4[:,:] f4[:] i8 i8 i8 i8 f4[:] f4[:] f4[:]"
+_BLEND = "f4[:,:] i8[:] i4[:,:] f4[:] i8 i8 i8 i8 f4[:] f4[:] f4[:] f4[:]"
 
 
 @cache
 def blend_kernel(channels: int) -> Kernel:
     """Blend the tiles [lo, hi) front to back.
 
-    Writes image (H · W · D) over `background` (D,), alpha (H · W) and last (H · W): the place in the tile's list at
-    which the pixel ended, or the list's length. `expected` >= 0 names a channel to divide by alpha.
+    Writes image (H · W · D) over `background` (D,), alpha (H · W), the transmittance through (H · W), and last (H · W):
+    the place in the tile's list at which the pixel ended, or the list's length. `expected` >= 0 names a channel to
+    divide by alpha.
     """
     fields = RECORD + channels
     planes = _SUMS + channels * _PIXELS
@@ -192,10 +196,10 @@ def blend_kernel(channels: int) -> Kernel:
     @kernel(_BLEND)
     def blend(lo: int, hi: int, pack: int) -> None:
         (
-            records, starts, entries, background, expected, width, height, tiles_x, image, alpha, last
+            records, starts, entries, background, expected, width, height, tiles_x, image, alpha, through, last
         ) = unpack(pack, _BLEND)  # fmt: skip
         scratch = stack(planes)
-        part, part_alpha, part_last = stack(some_pixels), stack(_LANES), stack(_LANES)
+        part, part_alpha, part_through, part_last = stack(some_pixels), stack(_LANES), stack(_LANES), stack(_LANES)
         zero, one = splat8(np.float32(0)), splat8(np.float32(1))
         for tile in range(lo, hi):
             left, top = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
@@ -227,11 +231,14 @@ def blend_kernel(channels: int) -> Kernel:
                     x, at = left + column * _LANES, (row * _ACROSS + column) * _LANES
                     pixel = (top + row) * width + x
                     if x + _LANES <= width:
-                        _finish(scratch, at, channels, background, expected, image, alpha, last, pixel)
+                        _finish(scratch, at, channels, background, expected, image, alpha, through, last, pixel)
                     elif x < width:
-                        _finish(scratch, at, channels, background, expected, part, part_alpha, part_last, 0)
+                        _finish(
+                            scratch, at, channels, background, expected, part, part_alpha, part_through, part_last, 0
+                        )  # fmt: skip
                         for lane in range(width - x):
-                            alpha[pixel + lane], last[pixel + lane] = part_alpha[lane], part_last[lane]
+                            alpha[pixel + lane], through[pixel + lane] = part_alpha[lane], part_through[lane]
+                            last[pixel + lane] = part_last[lane]
                             for c in range(channels):
                                 image[(pixel + lane) * channels + c] = part[lane * channels + c]
 
@@ -241,14 +248,13 @@ def blend_kernel(channels: int) -> Kernel:
 @macro()
 def _start(
     e: Emit, scratch: Buffer, at: Any, channels: int, background: Buffer, expected: Any, image: Buffer, alpha: Buffer,
-    last: Buffer, v_image: Buffer, v_alpha: Buffer, pixel: Any,
+    left: Buffer, last: Buffer, v_image: Buffer, v_alpha: Buffer, pixel: Any,
 ) -> None:  # fmt: skip
     """Set a strip's state from eight pixels of the pictures and their gradients."""
     start = e.times(pixel, channels)
     values = _separated([image.load(e.add(start, _LANES * i), _LANES) for i in range(channels)])
     slopes = _separated([v_image.load(e.add(start, _LANES * i), _LANES) for i in range(channels)])
-    covered, v_covered = alpha.load(pixel, _LANES), v_alpha.load(pixel, _LANES)
-    through = 1.0 - covered
+    covered, v_covered, through = (buffer.load(pixel, _LANES) for buffer in (alpha, v_alpha, left))
     inverse = 1.0 / largest(covered, 1e-10)
     behind = through.like(0.0)
     for c in range(channels):
@@ -318,7 +324,7 @@ def _clear(e: Emit, sums: Buffer, slot: Any, channels: int) -> None:
         sums.store(e.add(start, at), Value(e.builder, ir.Constant(ir.VectorType(ir.FloatType(), 4), [0.0] * 4)))
 
 
-_BLEND_BACKWARD = "f4[:,:] i8[:] i4[:,:] f4[:] i8 i8 i8 i8 f4[:] f4[:] f4[:] f4[:] f4[:] f4[:,:]"
+_BLEND_BACKWARD = "f4[:,:] i8[:] i4[:,:] f4[:] i8 i8 i8 i8 f4[:] f4[:] f4[:] f4[:] f4[:] f4[:] f4[:,:]"
 
 
 @cache
@@ -336,10 +342,10 @@ def blend_backward_kernel(channels: int, absolute: bool) -> Kernel:
     def blend_backward(lo: int, hi: int, pack: int) -> None:
         (
             records, starts, entries, background, expected, width, height, tiles_x,
-            image, alpha, last, v_image, v_alpha, sums,
+            image, alpha, through, last, v_image, v_alpha, sums,
         ) = unpack(pack, _BLEND_BACKWARD)  # fmt: skip
         scratch, until = stack(planes), stack(_STRIPS)
-        part, part_alpha, part_last = stack(some_pixels), stack(_LANES), stack(_LANES)
+        part, part_alpha, part_through, part_last = stack(some_pixels), stack(_LANES), stack(_LANES), stack(_LANES)
         part_slope, part_v_alpha = stack(some_pixels), stack(_LANES)
         for tile in range(lo, hi):
             left, top = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
@@ -355,7 +361,8 @@ def blend_backward_kernel(channels: int, absolute: bool) -> Kernel:
                 pixel = y * width + x
                 if x + _LANES <= width:
                     _start(
-                        scratch, at, channels, background, expected, image, alpha, last, v_image, v_alpha, pixel
+                        scratch, at, channels, background, expected, image, alpha, through, last, v_image, v_alpha,
+                        pixel,
                     )  # fmt: skip
                 else:
                     for lane in range(_LANES):
@@ -363,13 +370,14 @@ def blend_backward_kernel(channels: int, absolute: bool) -> Kernel:
                         source = pixel + lane if inside else pixel
                         part_alpha[lane] = alpha[source] if inside else np.float32(0)
                         part_v_alpha[lane] = v_alpha[source] if inside else np.float32(0)
+                        part_through[lane] = through[source] if inside else np.float32(1)
                         part_last[lane] = last[source] if inside else np.float32(0)
                         for c in range(channels):
                             part[lane * channels + c] = image[source * channels + c]
                             part_slope[lane * channels + c] = v_image[source * channels + c]
                     _start(
-                        scratch, at, channels, background, expected, part, part_alpha, part_last, part_slope,
-                        part_v_alpha, 0,
+                        scratch, at, channels, background, expected, part, part_alpha, part_through, part_last,
+                        part_slope, part_v_alpha, 0,
                     )  # fmt: skip
                 for lane in range(_LANES):
                     until[strip] = max(until[strip], scratch[_UNTIL + at + lane])

@@ -27,7 +27,7 @@ def draw(request: Request) -> Drawn:
     if not all(np.isfinite(_array(t).sum(dtype=np.float64)) for t in small if t is not None):
         request.check_finite()  # the kernels look at the rest
     empty = request.means.new_zeros(0)
-    means2d, depths, conics, compensations, radii = _Project.apply(
+    means2d, depths, conics, compensations, radii, residues = _Project.apply(
         request.means,
         empty.reshape(0, 4) if request.quats is None else request.quats,
         empty.reshape(0, 3) if request.scales is None else request.scales,
@@ -50,7 +50,7 @@ def draw(request: Request) -> Drawn:
         )  # type: ignore[misc]  # fmt: skip
     backgrounds = request.backgrounds if request.with_color else None
     renders, alphas = _Blend.apply(
-        means2d, depths, conics, opacities, colors, backgrounds, radii, request
+        means2d, depths, conics, opacities, colors, backgrounds, radii, residues, request
     )  # type: ignore[misc]  # fmt: skip
     shown = opacities.expand(request.cameras, -1)
     info = make_info(request, means2d=means2d, radii=radii, depths=depths, conics=conics, opacities=shown)
@@ -96,18 +96,18 @@ class _Project(torch.autograd.Function):
         cameras = [_camera(viewmats[c], Ks[c], request) for c in range(views)]
         means2d, depths = torch.empty(views, count, 2), torch.empty(views, count)
         conics, compensations = torch.empty(views, count, 3), torch.empty(views, count)
-        radii = torch.empty(views, count, 2, dtype=torch.int32)
+        radii, residues = torch.empty(views, count, 2, dtype=torch.int32), torch.empty(views, count)
         bounds, flag = even_bounds(count, pk.BLOCK), np.zeros(1, np.int64)
         for c in range(views):
-            outputs = [_table(t[c]) for t in (means2d, depths, conics, compensations, radii)]
+            outputs = [_table(t[c]) for t in (means2d, depths, residues, conics, compensations, radii)]
             launch(pk.project, bounds, len(covars) > 0, *inputs, cameras[c], request.antialiased, *outputs, flag)
         if flag[0]:
             request.check_finite()
         ctx.save_for_backward(means, quats, scales, covars, radii)
         ctx.cameras = cameras
-        ctx.mark_non_differentiable(radii)
+        ctx.mark_non_differentiable(radii, residues)
         ctx.set_materialize_grads(False)
-        return means2d, depths, conics, compensations, radii
+        return means2d, depths, conics, compensations, radii, residues
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -191,7 +191,7 @@ class _Layer:
     Attributes:
         first: the first channel. padded: channels that the kernels drew.
         order: drawn Gaussians, nearest first. records, boxes, slots, starts, entries: see the kernels.
-        image, alpha, last: what was drawn.
+        image, alpha, through, last: what was drawn; `through` is 1 - alpha without its rounding.
     """
 
     first: int
@@ -205,6 +205,7 @@ class _Layer:
     expected: int
     image: np.ndarray
     alpha: np.ndarray
+    through: np.ndarray
     last: np.ndarray
 
 
@@ -221,7 +222,7 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means2d: Tensor, depths: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor,
-        backgrounds: Tensor | None, radii: Tensor, request: Request,
+        backgrounds: Tensor | None, radii: Tensor, residues: Tensor, request: Request,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         views = len(means2d)
         channels = colors.shape[-1] + int(request.with_depth)
@@ -230,19 +231,20 @@ class _Blend(torch.autograd.Function):
         ctx.layers = []
         for c in range(views):
             geometry = [_table(t[c]) for t in (means2d, conics)] + [_table(_of(opacities, c))]
+            order = _depth_order(_table(radii[c]), _table(depths[c]), _table(residues[c]))
             layers = _draw_view(
-                request, geometry, _table(_of(colors, c)), _table(depths[c]), _table(radii[c]),
+                request, geometry, _table(_of(colors, c)), _table(depths[c]), order,
                 None if backgrounds is None else _array(backgrounds[c]), renders.numpy()[c], alphas.numpy()[c, ..., 0],
             )  # fmt: skip
             ctx.layers.append(layers)
-        ctx.save_for_backward(means2d, conics, opacities, colors, alphas)
+        ctx.save_for_backward(means2d, conics, opacities, colors)
         ctx.request = request
         ctx.means2d = means2d if request.absgrad else None
         return renders, alphas
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        means2d, conics, opacities, colors, alphas = ctx.saved_tensors
+        means2d, conics, opacities, colors = ctx.saved_tensors
         request: Request = ctx.request
         views, count = means2d.shape[:2]
         v_renders, v_alphas = _array(grads[0]), _array(grads[1])[..., 0]
@@ -265,20 +267,19 @@ class _Blend(torch.autograd.Function):
             ctx.means2d.absgrad = torch.from_numpy(v_abs)
         v_backgrounds = None
         if ctx.needs_input_grad[5]:
-            through = 1 - _array(alphas)
+            through = np.stack([layers[0].through for layers in ctx.layers])[..., None]
             v_backgrounds = torch.from_numpy((v_renders[..., : colors.shape[-1]] * through).sum((1, 2)))
         flat = [torch.from_numpy(t) for t in (v_means2d, v_depths[..., 0], v_conics, v_opacities[..., 0], v_colors)]
-        return (*flat, v_backgrounds, None, None)
+        return (*flat, v_backgrounds, None, None, None)
 
 
 def _draw_view(
-    request: Request, geometry: list[np.ndarray], colors: np.ndarray, depths: np.ndarray, radii: np.ndarray,
+    request: Request, geometry: list[np.ndarray], colors: np.ndarray, depths: np.ndarray, order: np.ndarray,
     background: np.ndarray | None, image: np.ndarray, alpha: np.ndarray,
 ) -> list[_Layer]:  # fmt: skip
     """Blend one camera's Gaussians into image (H, W, X) and alpha (H, W)."""
     width, height = request.width, request.height
     tiles_x, tiles_y = -(-width // bk.TILE), -(-height // bk.TILE)
-    order = _depth_order(radii, depths[:, 0])
     slots = starts = entries = np.empty(0, np.int64)
     layers = []
     for first, used, padded in _split(image.shape[-1]):
@@ -296,25 +297,27 @@ def _draw_view(
         last_pass = first + used == image.shape[-1]
         expected = used - 1 if request.expected_depth and last_pass else -1
         part = image if used == image.shape[-1] == padded else np.empty((height, width, padded), np.float32)
-        last = np.empty((height, width), np.float32)
+        through, last = np.empty((2, height, width), np.float32)
         launch(
             tk.blend_kernel(padded), cost_bounds(starts), records, starts, entries, behind, expected,
-            width, height, tiles_x, part.reshape(-1), alpha.reshape(-1), last.reshape(-1),
+            width, height, tiles_x, part.reshape(-1), alpha.reshape(-1), through.reshape(-1),
+            last.reshape(-1),
         )  # fmt: skip
         if part is not image:
             image[..., first : first + used] = part[..., :used]
         layers.append(
-            _Layer(first, padded, order, records, slots, starts, entries, behind, expected, part, alpha, last)
+            _Layer(first, padded, order, records, slots, starts, entries, behind, expected, part, alpha, through, last)
         )
     return layers
 
 
-def _depth_order(radii: np.ndarray, depths: np.ndarray) -> np.ndarray:
+def _depth_order(radii: np.ndarray, depths: np.ndarray, residues: np.ndarray) -> np.ndarray:
     count = len(radii)
-    rows, keys = np.empty((2, count), np.int32), np.empty((2, count), np.uint32)
-    histogram, found = np.zeros((bk.DIGITS, bk.RADIX), np.int64), np.zeros(2, np.int64)
-    launch_whole(bk.depth_order, count, radii, depths, rows, keys, histogram, found)
-    return rows[found[1], : found[0]]
+    rows, spare = np.empty((2, count), np.int32)
+    keys, spare_keys = np.empty((2, count), np.uint32)
+    histogram, found = np.zeros((bk.DIGITS, bk.RADIX), np.int64), np.zeros(1, np.int64)
+    launch_whole(bk.depth_order, count, radii, depths, residues, rows, spare, keys, spare_keys, histogram, found)
+    return rows[: found[0]]
 
 
 def _bin(records: np.ndarray, tiles_x: int, tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -343,7 +346,7 @@ def _layer_backward(
     if layer.first > 0:
         v_alpha = np.zeros_like(v_alpha)  # alpha is the same in every pass; its gradient counts once
     sums = np.empty((len(layer.entries), tk.MOMENTS + layer.padded), np.float32)
-    pictures = [p.reshape(-1) for p in (layer.image, layer.alpha, layer.last, v_image, v_alpha)]
+    pictures = [p.reshape(-1) for p in (layer.image, layer.alpha, layer.through, layer.last, v_image, v_alpha)]
     launch(
         tk.blend_backward_kernel(layer.padded, request.absgrad), cost_bounds(layer.starts), layer.records,
         layer.starts, layer.entries, layer.background, layer.expected, request.width, request.height,

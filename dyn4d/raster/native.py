@@ -20,9 +20,13 @@ from llvmlite import ir
 from numba import njit, prange, types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from dyn4d.raster import vectors
+
+# numba imports half of itself when it first compiles or loads something; with this module's import, not in a first call
+cpu_target.target_context.refresh()
 
 _INT64 = ir.IntType(64)
 _KINDS = {

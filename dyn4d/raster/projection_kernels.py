@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 
 from dyn4d.raster.native import kernel, unpack
@@ -118,7 +119,7 @@ def _dot(a: Vector, b: Vector) -> Value:
 @macro(types.int64)
 def _project(
     e: Emit, first: Any, end: Any, means: Buffer, opacities: Buffer, camera: Buffer, antialiased: Any, cov: Vector,
-    means2d: Buffer, depths: Buffer, conics: Buffer, compensations: Buffer, radii: Buffer,
+    means2d: Buffer, depths: Buffer, residues: Buffer, conics: Buffer, compensations: Buffer, radii: Buffer,
 ) -> Any:  # fmt: skip
     """Returns 1 if a number that came in is not finite."""
     rows = e.rows(first, end, FOUR)
@@ -145,29 +146,33 @@ def _project(
     inverse = 1.0 / det
     e.scatter(means2d, rows, [where(drawn, u, 0.0), where(drawn, v, 0.0)])
     e.scatter(depths, rows, [where(drawn, z, 0.0)])
+    e.scatter(residues, rows, [where(drawn, z - z.to(ir.FloatType()).to(ir.DoubleType()), 0.0)])
     e.scatter(conics, rows, [where(drawn, value * inverse, 0.0) for value in (c, -b, a)])
     e.scatter(compensations, rows, [where(drawn, compensation, 0.0)])
     e.scatter(radii, rows, [where(drawn, smallest(r, 1e9), 0.0).whole() for r in (rx, ry)])
     return e.not_finite([*mean, *cov, opacity])
 
 
-_ARGUMENTS = "i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:] i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] i4[:,:] i8[:]"
+_ARGUMENTS = "i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f8[:] i8 f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] i4[:,:] i8[:]"
 
 
 @kernel(_ARGUMENTS)
 def project(lo: int, hi: int, pack: int) -> None:
     """Means and covariances -> pixels. Writes all rows; those not drawn are zero. See `reference.project`.
 
-    What has one number a Gaussian is (N, 1). `flag` (1,) becomes 1 if a number that comes in is not finite.
+    What has one number a Gaussian is (N, 1). `residues` gets what a depth loses in float32. `flag` (1,) becomes 1 if
+    a number that comes in is not finite.
     """
     (
         by_covars, means, quats, scales, covars, opacities, camera, antialiased,
-        means2d, depths, conics, compensations, radii, flag,
+        means2d, depths, residues, conics, compensations, radii, flag,
     ) = unpack(pack, _ARGUMENTS)  # fmt: skip
     smooth = antialiased != 0
     for i in range(lo, hi, FOUR):
         cov = _given_covariance(covars, i, hi) if by_covars else _covariance(quats, scales, i, hi)
-        if _project(i, hi, means, opacities, camera, smooth, cov, means2d, depths, conics, compensations, radii):
+        if _project(
+            i, hi, means, opacities, camera, smooth, cov, means2d, depths, residues, conics, compensations, radii
+        ):
             flag[0] = 1
 
 
