@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from dyn4d.geometry.rgbd import frames_from_depth as frames_from_depth
     from dyn4d.geometry.sources import choose_source as choose_source
     from dyn4d.geometry.sources import solve_geometry as solve_geometry
+    from dyn4d.geometry.weights import describe_weights as describe_weights
+    from dyn4d.geometry.weights import load_pair_network as load_pair_network
 
 _WHERE = {
     "GeometryConfig": "config",
     "choose_source": "sources",
     "solve_geometry": "sources",
     "frames_from_depth": "rgbd",
+    "load_pair_network": "weights",
+    "describe_weights": "weights",
 }
 
 

@@ -51,7 +51,7 @@ def cast(scene: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def run(scene: dict[str, Any], backend: str, dtype: torch.dtype = torch.float32, **options: Any) -> dict[str, Tensor]:
-    """Draw, pull back fixed random cotangents; "renders", "alphas", info's tensors and "grad <name>"."""
+    """Draw, pull back fixed random cotangents; "renders", "alphas", info's tensors, "grad <name>" and "absgrad"."""
     scene = cast(scene, dtype)
     renders, alphas, info = rasterization(**scene, backend=backend, **options)
     info["means2d"].retain_grad()
@@ -63,6 +63,8 @@ def run(scene: dict[str, Any], backend: str, dtype: torch.dtype = torch.float32,
     for name in DIFFERENTIABLE:
         if scene.get(name) is not None and scene[name].grad is not None:
             out[f"grad {name}"] = scene[name].grad
+    if options.get("absgrad"):
+        out["absgrad"] = info["means2d"].absgrad
     return out | {"grad means2d": info["means2d"].grad}
 
 
