@@ -116,7 +116,8 @@ def _records(
     u, v = e.gather(means2d, rows, 2)
     a, b, c = e.gather(conics, rows, 3)
     (opacity,) = e.gather(opacities, rows, 1)
-    det = a * c - b * b
+    # of a needle longer than float32 can tell the determinant is rounding: then the box is long, but ends
+    det = largest(a * c - b * b, 1e-9 * a * c)
     peak = where(opacity > 1e-30, log2(largest(opacity, 1e-30)), -100.0)
     reach = (peak + 7.994353436858858) * 1.3862943611198906  # 2 ln (255 opacity)
     visible = (opacity * 255.0 >= 1.0) & (det > 0.0)
@@ -185,7 +186,7 @@ def _columns(records, k, row):
     y0 = max(row * TILE, records[k, Y0]) + 0.5 - records[k, 1]
     y1 = min(row * TILE + TILE, records[k, Y1]) - 0.5 - records[k, 1]
     det = a * c - b * b
-    if not det > 0.0:
+    if not det > 1e-3 * a * c:  # too long and thin to trust the rounded conic with an edge
         return left, right
     furthest = b * math.sqrt(reach / (c * det))  # how far above the mean the leftmost point lies
     low = min(max(furthest, y0), y1)

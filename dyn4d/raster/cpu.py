@@ -237,14 +237,15 @@ class _Blend(torch.autograd.Function):
                 None if backgrounds is None else _array(backgrounds[c]), renders.numpy()[c], alphas.numpy()[c, ..., 0],
             )  # fmt: skip
             ctx.layers.append(layers)
-        ctx.save_for_backward(means2d, conics, opacities, colors)
+        drawn = (renders, alphas) if request.expected_depth else ()  # the layers hold them; torch watches for changes
+        ctx.save_for_backward(means2d, conics, opacities, colors, *drawn)
         ctx.request = request
         ctx.means2d = means2d if request.absgrad else None
         return renders, alphas
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        means2d, conics, opacities, colors = ctx.saved_tensors
+        means2d, conics, opacities, colors, *_ = ctx.saved_tensors
         request: Request = ctx.request
         views, count = means2d.shape[:2]
         v_renders, v_alphas = _array(grads[0]), _array(grads[1])[..., 0]

@@ -97,7 +97,8 @@ def project(
         seen = seen & ((radius_x > radius_clip) | (radius_y > radius_clip))
         u, v = means2d.unbind(-1)
         seen = seen & (u + radius_x > 0) & (u - radius_x < width) & (v + radius_y > 0) & (v - radius_y < height)
-        radii = torch.where(seen.unsqueeze(-1), torch.stack([radius_x, radius_y], dim=-1), 0.0).to(torch.int32)
+        radii = torch.stack([radius_x, radius_y], dim=-1).clamp_max(1e9)  # what an int32 holds
+        radii = torch.where(seen.unsqueeze(-1), radii, 0.0).to(torch.int32)
 
     def keep(value: Tensor) -> Tensor:
         return torch.where(seen.reshape(-1, *[1] * (value.dim() - 1)), value, torch.zeros_like(value))
