@@ -156,10 +156,26 @@ def _call(typingctx: Any, address: Any, lo: Any, hi: Any, pack: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
 
 
-def _run_parallel(address: int, bounds: np.ndarray, pack: int) -> None:
-    """Run the kernel at `address` over the ranges between neighbouring `bounds`, in threads."""
-    for j in prange(len(bounds) - 1):
-        _call(address, bounds[j], bounds[j + 1], pack)  # type: ignore[call-arg]  # numba gives the first
+@intrinsic
+def _take(typingctx: Any, counter: Any) -> Any:
+    """The number at an address, which then counts one more; each number is given out once."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        pointer = builder.inttoptr(values[0], _INT64.as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(_INT64, 1), "monotonic")
+
+    return types.int64(types.int64), codegen
+
+
+def _run_parallel(address: int, bounds: np.ndarray, pack: int, threads: int, counter: int) -> None:
+    """Run the kernel at `address` over the ranges between neighbouring `bounds`. Each thread takes the next range when
+    it has done one, so that a core which is slow, or busy with something else, gets fewer. `counter`: where a 0 lies.
+    """
+    for _ in prange(threads):
+        j = _take(counter)  # type: ignore[call-arg]  # numba gives the first argument
+        while j < len(bounds) - 1:
+            _call(address, bounds[j], bounds[j + 1], pack)  # type: ignore[call-arg]
+            j = _take(counter)  # type: ignore[call-arg]
 
 
 run_parallel = _cached(njit(parallel=True, nogil=True)(_run_parallel), _run_parallel)

@@ -12,7 +12,7 @@ import torch
 
 from dyn4d.raster.native import Kernel, run_parallel
 
-PARTS = 4  # ranges for each thread: numba hands each thread a run of neighbouring ranges
+PARTS = 8  # ranges for each thread, so that it matters little who gets the last one
 
 _forked = False
 _busy = threading.Lock()
@@ -61,11 +61,11 @@ def launch(kernel: Kernel, bounds: np.ndarray, *arguments: Any) -> None:
     threads = thread_count()
     if threads > 1 and len(bounds) > 2 and _busy.acquire(blocking=False):
         try:
-            before = numba.get_num_threads()
+            before, counter = numba.get_num_threads(), np.zeros(1, np.int64)
             if before != threads:
                 numba.set_num_threads(threads)
             try:
-                run_parallel(kernel.address, bounds, address)
+                run_parallel(kernel.address, bounds, address, threads, counter.__array_interface__["data"][0])
             finally:
                 if before != threads:
                     numba.set_num_threads(before)
