@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,11 +77,12 @@ def composite_tiles(
     colors: Tensor,
     width: int,
     height: int,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """The same as `composite`, step by step as on an accelerator: list the tiles that each Gaussian's box touches,
     look at all their pixels, keep the (Gaussian, pixel) rows that are drawn, then scan the rows of each pixel."""
     with torch.no_grad():
-        which, pixel = hits(means2d, conics, depths, radii, opacities=opacities, size=(width, height))
+        which, pixel = hits(means2d, conics, depths, radii, opacities=opacities, size=(width, height), chunk=chunk)
         alpha = alpha_at(means2d, conics, opacities, which, pixel_centres(pixel, width, means2d))
         drawn = transmittance(alpha, *runs(pixel)) * (1 - alpha) > T_STOP  # falls along a pixel
         which, pixel = which[drawn], pixel[drawn]
@@ -100,6 +102,7 @@ def hits(
     opacities: Tensor,
     size: tuple[int, int],
     least: float = ALPHA_MIN,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """Rows (Gaussian, pixel) with alpha of at least `least`: pixel by pixel, nearest first."""
     width, height = size
@@ -107,7 +110,7 @@ def hits(
     tiles_x = -(-width // TILE)
     inside = torch.arange(TILE * TILE, device=means2d.device)
     found: list[tuple[Tensor, Tensor]] = []
-    for some, place in zip(which.split(CHUNK), tile.split(CHUNK)):
+    for some, place in zip(which.split(chunk), tile.split(chunk)):
         x = (place % tiles_x * TILE).unsqueeze(-1) + inside % TILE  # (n, 256)
         y = (place // tiles_x * TILE).unsqueeze(-1) + inside // TILE
         centres = torch.stack([x, y], dim=-1).to(means2d) + 0.5
@@ -188,6 +191,7 @@ class _Scan(torch.autograd.Function):
 
 draw_pairs = drawer_by(composite_pairs)
 draw_tiles = drawer_by(composite_tiles)
+draw_tiles_at_once = drawer_by(partial(composite_tiles, chunk=1 << 40))
 
 
 def ssim_of_torch(pred: Tensor, target: Tensor) -> Tensor:
@@ -220,7 +224,7 @@ def main() -> int:
     worst = 0.0
     for title, scene in scenes.items():
         truth = results(drawer_by(composite), scene)
-        for name, drawer in {"pairs": draw_pairs, "tiles": draw_tiles}.items():
+        for name, drawer in {"pairs": draw_pairs, "tiles": draw_tiles, "tiles at once": draw_tiles_at_once}.items():
             found = results(drawer, scene)
             gaps = {key: float((found[key] - value).norm() / value.norm()) for key, value in truth.items()}
             worst = max(worst, *gaps.values())
