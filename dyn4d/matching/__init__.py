@@ -1,4 +1,5 @@
-"""Who matches whom in a clip, and how: pair graphs and optical flow between frames → `Correspondences`.
+"""Who matches whom in a clip, and how: pair graphs, reciprocal nearest neighbours, coarse to fine, optical flow →
+`Correspondences`.
 
 Lazy: `import dyn4d.matching.config` does not import torch.
 """
@@ -9,13 +10,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyn4d.matching.coarse_to_fine import match_coarse_to_fine as match_coarse_to_fine
     from dyn4d.matching.config import MatchingConfig as MatchingConfig
     from dyn4d.matching.flow import match_clip as match_clip
+    from dyn4d.matching.image_size import InputView as InputView
+    from dyn4d.matching.image_size import fit_view as fit_view
+    from dyn4d.matching.image_size import object_view as object_view
+    from dyn4d.matching.nearest import exact_reciprocal_matches as exact_reciprocal_matches
+    from dyn4d.matching.pairs import SceneGraph as SceneGraph
     from dyn4d.matching.pairs import pair_graph as pair_graph
+    from dyn4d.matching.pairs import scene_pairs as scene_pairs
+    from dyn4d.matching.reciprocal import extract_correspondences as extract_correspondences
+    from dyn4d.matching.reciprocal import fast_reciprocal_matches as fast_reciprocal_matches
 
 _WHERE = {
     "MatchingConfig": "config",
     "pair_graph": "pairs",
+    "scene_pairs": "pairs",
+    "SceneGraph": "pairs",
+    "fast_reciprocal_matches": "reciprocal",
+    "extract_correspondences": "reciprocal",
+    "exact_reciprocal_matches": "nearest",
+    "match_coarse_to_fine": "coarse_to_fine",
+    "InputView": "image_size",
+    "fit_view": "image_size",
+    "object_view": "image_size",
     "match_clip": "flow",
 }
 
