@@ -135,6 +135,18 @@ class PlyArgs(Common):
     """The PLY file."""
 
 
+@dataclass(frozen=True)
+class WeightsArgs(Common):
+    """What is in a file of network weights, or the same weights in another form."""
+
+    action: Positional[Literal["info", "convert"]] = "info"
+    """What to do."""
+    file: Annotated[Positional[str], arg(metavar="FILE")] = ""
+    """A .pth or .safetensors file, or a folder of model.safetensors and config.json."""
+    out: str | None = None
+    """With convert: the folder to write, or a name that ends in .pth. Default: a folder beside FILE, of its name."""
+
+
 # -------------------------------------------------------------------------------------------- parsing
 
 
@@ -338,6 +350,13 @@ def ply_command(name: str, words: Sequence[str]) -> None:
     print(ply_info(Path(args.file)).format())
 
 
+def weights_command(name: str, words: Sequence[str]) -> None:
+    args = parse(WeightsArgs, name, words, WeightsArgs(), needs=("file",))
+    from dyn4d.weights_cli import weights_text
+
+    print(weights_text(args.action, args.file, args.out))
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "demo": (demo_command, "[--out DIR]", "a procedural clip through the whole pipeline, no download"),
     "run": (run_command, "CLIP [--out DIR]", "a clip through the whole pipeline; called again, it goes on"),
@@ -351,6 +370,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "ply": (ply_command, "info FILE", "what is in a PLY of Gaussians or points"),
+    "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
 }
 
 

@@ -1,0 +1,34 @@
+"""What `dyn4d weights info|convert` does. Free of torch until it is called; returns the text to print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from dyn4d.core.errors import InputError
+
+
+def weights_text(action: Literal["info", "convert"], file: str, out: str | None = None) -> str:
+    """Describe a weights file, or convert it.
+
+    Args:
+        action: "info" or "convert". file: a `.pth` or `.safetensors` file, or a folder of `model.safetensors` and
+            `config.json`.
+        out: of "convert": a folder, or a name that ends in `.pth`. Default: a folder beside the file, of its name.
+
+    Returns:
+        Lines for the terminal. Raises `InputError` where the file cannot be used.
+    """
+    if action == "info":
+        if out is not None:
+            raise InputError("dyn4d weights info: --out goes with dyn4d weights convert")
+        from dyn4d.geometry.weights import describe_weights
+
+        return describe_weights(file).format()
+    source = Path(file)
+    target = Path(out) if out is not None else source.with_suffix("")
+    if out is None and not source.is_file():
+        raise InputError(f"dyn4d weights convert: {source} is not a file; say where to with --out")
+    from dyn4d.geometry.weights import convert_weights, describe_weights
+
+    return describe_weights(convert_weights(source, target)).format()
