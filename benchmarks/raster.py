@@ -29,7 +29,7 @@ from torch import Tensor
 
 from dyn4d.raster import rasterization, warmup
 from dyn4d.raster.request import Drawn
-from dyn4d.raster.ssim import l1_and_dssim, ssim_reference
+from dyn4d.raster.similarity import l1_and_dssim, ssim_reference
 
 MAIN, SMALL, LARGE = "50k 512x288 SH3", "10k 256x256 SH0", "300k 512x512 SH3"
 SLOW, ALONE = f"{MAIN} against tiles", f"{MAIN} alone"

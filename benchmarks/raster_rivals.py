@@ -20,7 +20,7 @@ from torch import Tensor
 from dyn4d.raster.reference import ALPHA_MAX, ALPHA_MIN, T_STOP, composite, composite_pairs
 from dyn4d.raster.reference_backend import Compositor, draw
 from dyn4d.raster.request import Drawn, Request
-from dyn4d.raster.ssim import ssim_reference
+from dyn4d.raster.similarity import ssim_reference
 
 Scene = tuple[dict[str, Tensor], dict[str, Any]]  # what is learned and what is not: arguments of `rasterization`
 Drawer = Callable[[dict[str, Tensor], dict[str, Any]], Drawn]

@@ -12,7 +12,7 @@ from dyn4d import cli
 from dyn4d.core.errors import RunError
 
 COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "check",
-            "ply"]  # fmt: skip
+            "ply", "weights"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dyn4d.gaussians.config import GaussiansConfig
 from dyn4d.gaussians.targets import FrameTarget
-from dyn4d.raster.ssim import l1_and_dssim
+from dyn4d.raster.similarity import l1_and_dssim
 
 
 @dataclass(frozen=True)

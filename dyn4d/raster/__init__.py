@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dyn4d.raster.api import rasterization
-    from dyn4d.raster.ssim import l1_and_dssim, ssim
+    from dyn4d.raster.similarity import l1_and_dssim, ssim
     from dyn4d.raster.threads import warmup
 
 __all__ = ["l1_and_dssim", "rasterization", "ssim", "warmup"]
 
 _HOME = {
-    "l1_and_dssim": "dyn4d.raster.ssim",
+    "l1_and_dssim": "dyn4d.raster.similarity",
     "rasterization": "dyn4d.raster.api",
-    "ssim": "dyn4d.raster.ssim",
+    "ssim": "dyn4d.raster.similarity",
     "warmup": "dyn4d.raster.threads",
 }
 

@@ -26,7 +26,7 @@ from numba.extending import intrinsic
 from dyn4d.raster import vectors
 
 # numba imports half of itself when it first compiles or loads something; with this module's import, not in a first call
-cpu_target.target_context.refresh()
+cpu_target.target_context.refresh()  # type: ignore[attr-defined]
 
 _INT64 = ir.IntType(64)
 _KINDS = {

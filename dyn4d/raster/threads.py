@@ -84,7 +84,7 @@ def launch_whole(kernel: Kernel, total: int, *arguments: Any) -> None:
 def warmup() -> None:
     """Compile (or load from numba's cache) what training on the CPU needs: covariances, RGB + depth, SSIM."""
     from dyn4d.raster.api import rasterization
-    from dyn4d.raster.ssim import l1_and_dssim
+    from dyn4d.raster.similarity import l1_and_dssim
 
     count = 2048
     means = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) + torch.tensor([-0.5, -0.5, 2.0])

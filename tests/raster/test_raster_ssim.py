@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dyn4d.raster.ssim import ssim, ssim_reference, window_weights
+from dyn4d.raster.similarity import ssim, ssim_reference, window_weights
 
 
 @pytest.mark.parametrize("shape", [(37, 51, 3), (16, 16, 1), (4, 3, 3), (1, 1, 3), (11, 40, 4)])

@@ -1,4 +1,4 @@
-"""Structural similarity of pictures, differentiable in the first."""
+"""How alike two pictures are: SSIM, and L1 with 1 - SSIM as one operation, differentiable in the first picture."""
 
 from __future__ import annotations
 
