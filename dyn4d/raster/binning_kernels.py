@@ -26,7 +26,7 @@ RECORD = 12
 X0, X1, Y0, Y1, REACH = 6, 7, 8, 9, 10
 AHEAD = 8  # how many steps ahead rows are fetched that lie in no order
 FOUR = 4
-DIGITS, RADIX = 3, 2048  # of the depth sort
+DIGITS, RADIX = 3, 4096  # of the depth sort
 
 _LOG2E = 1.4426950408889634
 
@@ -70,18 +70,24 @@ def depth_order(lo: int, hi: int, pack: int) -> None:
     """
     radii, depths, residues, rows, spare, keys, spare_keys, histogram, found = unpack(pack, _ORDER)
     count = 0
+    least = np.uint32(0xFFFFFFFF)
     for i in range(lo, hi):
         if radii[i, 0] > 0 or radii[i, 1] > 0:
             key = np.float32(depths[i, 0]).view(np.uint32)
             key ^= np.uint32(0xFFFFFFFF) if key >> np.uint32(31) else np.uint32(0x80000000)
             rows[count], keys[count] = i, key
+            least = min(least, key)
             count += 1
-            histogram[0, key & np.uint32(2047)] += 1
-            histogram[1, (key >> np.uint32(11)) & np.uint32(2047)] += 1
-            histogram[2, key >> np.uint32(22)] += 1
     found[0] = count
+    for k in range(count):  # depths of one object differ in few of their bits: fewer digits are left to sort by
+        key = keys[k] - least
+        keys[k] = key
+        histogram[0, key & np.uint32(4095)] += 1
+        histogram[1, (key >> np.uint32(12)) & np.uint32(4095)] += 1
+        histogram[2, key >> np.uint32(24)] += 1
+    passes = 0
     for digit in range(DIGITS):
-        shift = np.uint32(11 * digit)
+        shift = np.uint32(12 * digit)
         start, most = 0, 0
         for value in range(RADIX):
             here = histogram[digit, value]
@@ -90,12 +96,16 @@ def depth_order(lo: int, hi: int, pack: int) -> None:
             most = max(most, here)
         if most == count:
             continue  # all the same in this digit
+        source, to = (rows, spare) if passes % 2 == 0 else (spare, rows)
+        source_keys, to_keys = (keys, spare_keys) if passes % 2 == 0 else (spare_keys, keys)
         for k in range(count):
-            key = keys[k]
-            place = (key >> shift) & np.uint32(2047)
+            key = source_keys[k]
+            place = (key >> shift) & np.uint32(4095)
             at = histogram[digit, place]
             histogram[digit, place] = at + 1
-            spare[at], spare_keys[at] = rows[k], key
+            to[at], to_keys[at] = source[k], key
+        passes += 1
+    if passes % 2 == 1:
         for k in range(count):
             rows[k], keys[k] = spare[k], spare_keys[k]
     start = 0

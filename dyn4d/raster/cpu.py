@@ -24,7 +24,7 @@ from dyn4d.raster.threads import cost_bounds, even_bounds, launch, launch_whole
 def draw(request: Request) -> Drawn:
     """See `rasterization`."""
     small = [request.viewmats, request.Ks, request.backgrounds, request.colors if request.sh_degree is None else None]
-    if not all(np.isfinite(_array(t).sum(dtype=np.float64)) for t in small if t is not None):
+    if not all(math.isfinite(_plain(t).double().sum()) for t in small if t is not None):
         request.check_finite()  # the kernels look at the rest
     empty = request.means.new_zeros(0)
     means2d, depths, conics, compensations, radii, residues = _Project.apply(
@@ -57,13 +57,14 @@ def draw(request: Request) -> Drawn:
     return renders, alphas, info
 
 
-def _array(value: Tensor) -> np.ndarray:
-    return value.detach().contiguous().numpy()
+def _plain(value: Tensor) -> Tensor:
+    """As kernels want it."""
+    return value.detach().contiguous()
 
 
-def _table(value: Tensor) -> np.ndarray:
+def _table(value: Tensor) -> Tensor:
     """(N, ...) as rows of numbers."""
-    return _array(value).reshape(len(value), math.prod(value.shape[1:]))
+    return value.detach().contiguous().reshape(value.shape[0], math.prod(value.shape[1:]))
 
 
 def _of(each: Any, camera: int) -> Any:
@@ -114,11 +115,11 @@ class _Project(torch.autograd.Function):
         *given, radii = ctx.saved_tensors
         count, inputs = len(given[0]), [_table(t) for t in given]
         nothing = np.zeros((count, 3), np.float32)
-        totals = [np.empty_like(value) for value in inputs]
+        totals = [torch.empty_like(value) for value in inputs]
         v_viewmats = torch.zeros(len(ctx.cameras), 4, 4)
         bounds = even_bounds(count, pk.BLOCK)
         for c, camera in enumerate(ctx.cameras):
-            parts = totals if c == 0 else [np.empty_like(value) for value in inputs]
+            parts = totals if c == 0 else [torch.empty_like(value) for value in inputs]
             v_pose = np.empty((-(-count // pk.BLOCK), 12), np.float64)
             slopes = [
                 np.ascontiguousarray(nothing[:, :width]) if g is None else _table(g[c])
@@ -133,7 +134,7 @@ class _Project(torch.autograd.Function):
                     total += part
             pose = torch.from_numpy(v_pose.sum(0))
             v_viewmats[c, :3, :3], v_viewmats[c, :3, 3] = pose[:9].reshape(3, 3).float(), pose[9:].float()
-        v_means, v_quats, v_scales, v_covars = (torch.from_numpy(t).reshape(g.shape) for t, g in zip(totals, given))
+        v_means, v_quats, v_scales, v_covars = (t.reshape(g.shape) for t, g in zip(totals, given))
         return v_means, v_quats, v_scales, v_covars, v_viewmats, None, None, None
 
 
@@ -146,7 +147,7 @@ class _HarmonicColors(torch.autograd.Function):
         colors, flag = torch.empty(views, count, 3), np.zeros(1, np.int64)
         for c in range(views):
             launch(
-                hk.colors_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
+                hk.colors_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _plain(centres[c]),
                 _table(_of(coefficients, c)), _table(radii[c]), _table(colors[c]), flag,
             )  # fmt: skip
         if flag[0]:
@@ -168,7 +169,7 @@ class _HarmonicColors(torch.autograd.Function):
             part, part_means = make(shape, np.float32), np.empty((count, 3), np.float32)
             v_centre = np.zeros((-(-count // hk.BLOCK), 3), np.float64)
             launch(
-                hk.colors_backward_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _array(centres[c]),
+                hk.colors_backward_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _plain(centres[c]),
                 _table(_of(coefficients, c)), _table(radii[c]), _table(colors[c]), _table(grads[0][c]),
                 part, part_means, v_centre,
             )  # fmt: skip
@@ -234,7 +235,8 @@ class _Blend(torch.autograd.Function):
             order = _depth_order(_table(radii[c]), _table(depths[c]), _table(residues[c]))
             layers = _draw_view(
                 request, geometry, _table(_of(colors, c)), _table(depths[c]), order,
-                None if backgrounds is None else _array(backgrounds[c]), renders.numpy()[c], alphas.numpy()[c, ..., 0],
+                None if backgrounds is None else _plain(backgrounds[c]).numpy(), renders.numpy()[c],
+                alphas.numpy()[c, ..., 0],
             )  # fmt: skip
             ctx.layers.append(layers)
         drawn = (renders, alphas) if request.expected_depth else ()  # the layers hold them; torch watches for changes
@@ -248,7 +250,7 @@ class _Blend(torch.autograd.Function):
         means2d, conics, opacities, colors, *_ = ctx.saved_tensors
         request: Request = ctx.request
         views, count = means2d.shape[:2]
-        v_renders, v_alphas = _array(grads[0]), _array(grads[1])[..., 0]
+        v_renders, v_alphas = _plain(grads[0]).numpy(), _plain(grads[1]).numpy()[..., 0]
         v_means2d, v_depths = np.zeros((views, count, 2), np.float32), np.zeros((views, count, 1), np.float32)
         v_conics, v_opacities = (
             np.zeros((views, count, 3), np.float32),
@@ -275,7 +277,7 @@ class _Blend(torch.autograd.Function):
 
 
 def _draw_view(
-    request: Request, geometry: list[np.ndarray], colors: np.ndarray, depths: np.ndarray, order: np.ndarray,
+    request: Request, geometry: list[Tensor], colors: Tensor, depths: Tensor, order: np.ndarray,
     background: np.ndarray | None, image: np.ndarray, alpha: np.ndarray,
 ) -> list[_Layer]:  # fmt: skip
     """Blend one camera's Gaussians into image (H, W, X) and alpha (H, W)."""
@@ -312,7 +314,7 @@ def _draw_view(
     return layers
 
 
-def _depth_order(radii: np.ndarray, depths: np.ndarray, residues: np.ndarray) -> np.ndarray:
+def _depth_order(radii: Tensor, depths: Tensor, residues: Tensor) -> np.ndarray:
     count = len(radii)
     rows, spare = np.empty((2, count), np.int32)
     keys, spare_keys = np.empty((2, count), np.uint32)
@@ -335,7 +337,7 @@ def _bin(records: np.ndarray, tiles_x: int, tiles: int) -> tuple[np.ndarray, np.
 
 
 def _layer_backward(
-    layer: _Layer, request: Request, conics: np.ndarray, opacities: np.ndarray, v_image: np.ndarray,
+    layer: _Layer, request: Request, conics: Tensor, opacities: Tensor, v_image: np.ndarray,
     v_alpha: np.ndarray, outputs: tuple[np.ndarray, ...],
 ) -> None:  # fmt: skip
     """Add one layer's gradients to the outputs of `blend_kernels.gather_slots`."""

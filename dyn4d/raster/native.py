@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
+from torch import Tensor
 
 from dyn4d.raster import vectors
 
@@ -35,6 +37,12 @@ _KINDS = {
     "i4": (types.int32, np.dtype(np.int32)),
     "u4": (types.uint32, np.dtype(np.uint32)),
     "i8": (types.int64, np.dtype(np.int64)),
+}
+_OF_TORCH = {
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+    np.dtype(np.int32): torch.int32,
+    np.dtype(np.int64): torch.int64,
 }
 
 
@@ -96,6 +104,12 @@ class Kernel:
         for position, ((dtype, ndim), value) in enumerate(zip(self.arguments, values)):
             if ndim == 0:
                 out.append(int(value))
+                continue
+            if isinstance(value, Tensor):  # many times as quick to ask as an array
+                if value.dtype != _OF_TORCH[dtype] or value.dim() != ndim or not value.is_contiguous():
+                    raise TypeError(f"{self.name}: argument {position} is {value.dtype} with {value.dim()} axes")
+                out.append(value.data_ptr())
+                out.extend(value.shape)
                 continue
             if value.dtype != dtype or value.ndim != ndim or not value.flags.c_contiguous:
                 raise TypeError(f"{self.name}: argument {position} is {value.dtype} with {value.ndim} axes")
