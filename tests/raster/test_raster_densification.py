@@ -86,7 +86,7 @@ def test_one_pass_back_leaves_no_trace_in_the_next() -> None:
 
 @pytest.mark.parametrize("absgrad", [False, True])
 def test_gsplats_strategy_grows_and_prunes(absgrad: bool) -> None:
-    """`DefaultStrategy` as it is: it duplicates, splits, prunes and resets opacities by what our `info` says."""
+    """`DefaultStrategy` as it is: it adds and prunes by what our `info` says."""
     pytest.importorskip("gsplat")
     from gsplat.strategy import DefaultStrategy
 
