@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,7 +15,8 @@ from dyn4d.core.errors import BackendUnavailable
 from dyn4d.raster.request import RASTERIZE_MODES, Drawn, Request
 
 if find_spec("numba") is not None and not torch.cuda.is_available():
-    import_module("dyn4d.raster.cpu")  # who imports this is going to draw: a second now, and none in the first call
+    with suppress(ImportError):  # a numba that does not fit its numpy should not take the other backends away
+        import_module("dyn4d.raster.cpu")  # who imports this is going to draw: a second now, none in the first call
 
 BACKENDS = ("auto", "cpu", "gsplat", "reference")
 
