@@ -57,6 +57,8 @@ class Request:
             check_shape("quats", self.quats, ("N", 4), sizes)
             check_shape("scales", self.scales, ("N", 3), sizes)
         check_shape("viewmats", self.viewmats, ("C", 4, 4), sizes)
+        if sizes["C"] == 0:
+            raise ValueError("viewmats: wanted at least one camera, found none")
         check_shape("Ks", self.Ks, ("C", 3, 3), sizes)
         self._check_colors(sizes)
         self._check_kind()
