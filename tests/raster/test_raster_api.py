@@ -100,7 +100,8 @@ def test_what_is_not_supported_raises(option: str, value: object) -> None:
     [
         ("means", torch.zeros(3, 2)), ("quats", torch.zeros(3, 3)), ("scales", torch.zeros(4, 3)),
         ("opacities", torch.zeros(3, 1)), ("colors", torch.zeros(4, 3)), ("Ks", torch.zeros(2, 3, 3)),
-        ("viewmats", torch.zeros(4, 4)), ("viewmats", torch.zeros(0, 4, 4)), ("backgrounds", torch.zeros(1, 2)), ("covars", torch.zeros(3, 6)),
+        ("viewmats", torch.zeros(4, 4)), ("viewmats", torch.zeros(0, 4, 4)),
+        ("backgrounds", torch.zeros(1, 2)), ("covars", torch.zeros(3, 6)),
         ("opacities", torch.zeros(3, dtype=torch.float64)), ("quats", None),
     ],
 )  # fmt: skip
