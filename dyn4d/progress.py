@@ -18,13 +18,20 @@ def _format(values: dict[str, float]) -> str:
     return " ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
+def _duration(seconds: float) -> str:
+    """Roughly, as a person would say it: "40 s", "about 12 min", "about 3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
 class PlainProgress:
     """Lines of text: the start, every few seconds, and the end."""
 
     def __init__(self, stream: TextIO | None = None, every: float = PLAIN_EVERY) -> None:
         self.stream = stream or sys.stderr
         self.every = every
-        self._label, self._total, self._done = "", 0, 0
+        self._label, self._total, self._done, self._first = "", 0, 0, 0
         self._last: dict[str, float] = {}
         self._spoke = self._began = 0.0
 
@@ -35,7 +42,7 @@ class PlainProgress:
         self.note(line)
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        self._label, self._total, self._done, self._last = label, total, done, {}
+        self._label, self._total, self._done, self._first, self._last = label, total, done, done, {}
         self._began = self._spoke = time.monotonic()
         if done:
             self.note(f"{label}: going on at {done} of {total}")
@@ -46,7 +53,12 @@ class PlainProgress:
             self._last = values
         if time.monotonic() - self._spoke >= self.every:
             self._spoke = time.monotonic()
-            self.note(f"{self._label}: {self._done}/{self._total} {_format(self._last)}".rstrip())
+            line = f"{self._label}: {self._done}/{self._total} {_format(self._last)}".rstrip()
+            self.note(f"{line}, {_duration(self._left())} left")
+
+    def _left(self) -> float:
+        """Seconds, if the rest goes as what was done since the start of this run; work known before does not count."""
+        return (time.monotonic() - self._began) * (self._total - self._done) / max(self._done - self._first, 1)
 
     def finish(self) -> None:
         if self._label:

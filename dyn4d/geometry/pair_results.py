@@ -26,7 +26,7 @@ class PairFrame:
         view: how it was cut out of the clip's picture, and the way back.
         image: (H, W, 3) uint8 sRGB, H and W multiples of 16; filled outside the object if that was asked for.
         kept: (H, W) bool, pixels whose points and confidences count.
-        matched: (H, W) bool, pixels that may be matched; within `kept`.
+        matched: (H, W) bool, pixels that may be matched.
         K: (3, 3) float64 intrinsics in pixels of the view, half-integer pixel centres; None where unknown.
     """
 
@@ -42,8 +42,6 @@ class PairFrame:
             found = getattr(self, label).shape
             if found != wanted:
                 raise ValueError(f"PairFrame.{label}: wanted shape {wanted}, found {found}")
-        if bool((self.matched & ~self.kept).any()):
-            raise ValueError("PairFrame.matched: has pixels that are not in PairFrame.kept")
 
     @property
     def width(self) -> int:
