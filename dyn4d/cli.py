@@ -126,6 +126,37 @@ class CheckArgs(Common):
 
 
 @dataclass(frozen=True)
+class MatchArgs(Common):
+    """Find what two pictures of an object have in common; writes a file of matches and a picture of them."""
+
+    a: Annotated[Positional[str], arg(metavar="A")] = ""
+    """The first picture."""
+    b: Annotated[Positional[str], arg(metavar="B")] = ""
+    """The second picture; it may have another size."""
+    mask_a: str | None = None
+    """Mask of A, white on the object, or none. Default: the alpha channel of A if there is one, else all of A."""
+    mask_b: str | None = None
+    """The same for B."""
+    matcher: Literal["mast3r", "r2d2", "flow"] | None = None
+    """mast3r and r2d2 need --weights. flow needs none, and is for frames of one video. Default: mast3r with --weights,
+    else flow."""
+    weights: str | None = None
+    """Weights of mast3r (a .pth file or a folder) or of r2d2 (a .pt file)."""
+    out: str | None = None
+    """A folder, or a name for both files, which end in .npz and .png. Default: matches_A_B in this folder."""
+    size: int | None = None
+    """Longest side in pixels of what the matcher looks at. Default: 512 for mast3r, 1024 for r2d2, 640 for flow."""
+    coarse_to_fine: bool = True
+    """mast3r: look at pictures larger than --size as a whole, then at full resolution, window by window."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    lines: int = 40
+    """Lines in the picture."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace files that are there."""
+
+
+@dataclass(frozen=True)
 class PlyArgs(Common):
     """What is in a PLY of Gaussians or points."""
 
@@ -343,6 +374,14 @@ def check_command(name: str, words: Sequence[str]) -> None:
     refuse_errors(findings)
 
 
+def match_command(name: str, words: Sequence[str]) -> None:
+    args = parse(MatchArgs, name, words, MatchArgs(), needs=("a", "b"))
+    from dyn4d.match_cli import MatchRequest, match_pictures
+
+    request = MatchRequest(**{f.name: getattr(args, f.name) for f in fields(MatchRequest)})
+    _say(match_pictures(request, _progress(args)), args)
+
+
 def ply_command(name: str, words: Sequence[str]) -> None:
     args = parse(PlyArgs, name, words, PlyArgs(), needs=("file",))
     from dyn4d.io.ply_info import ply_info
@@ -369,6 +408,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "eval": (eval_command, "RUN --truth FOLDER", "compare with ground truth"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
+    "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "info FILE", "what is in a PLY of Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
 }

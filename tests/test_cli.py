@@ -12,7 +12,7 @@ from dyn4d import cli
 from dyn4d.core.errors import RunError
 
 COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "check",
-            "ply", "weights"]  # fmt: skip
+            "match", "ply", "weights"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 
@@ -26,7 +26,9 @@ def call(*words: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["demo", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["run", "--help"], ["demo", "--help"], ["match", "--help"], ["--version"]]
+)
 def test_help_needs_nothing_heavy(words: list[str]) -> None:
     code, out = call(*words)
     assert code == 0 and "IMPORTED []" in out

@@ -1,5 +1,5 @@
-"""Who matches whom in a clip, and how: pair graphs, reciprocal nearest neighbours, coarse to fine, optical flow →
-`Correspondences`.
+"""Who matches whom in a clip, and how: pair graphs, reciprocal nearest neighbours, coarse to fine, optical flow,
+R2D2 → `Correspondences`.
 
 Lazy: `import dyn4d.matching.config` does not import torch.
 """
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dyn4d.matching.coarse_to_fine import match_coarse_to_fine as match_coarse_to_fine
     from dyn4d.matching.config import MatchingConfig as MatchingConfig
     from dyn4d.matching.flow import match_clip as match_clip
+    from dyn4d.matching.flow_pair import FlowMatcher as FlowMatcher
     from dyn4d.matching.image_size import InputView as InputView
     from dyn4d.matching.image_size import fit_view as fit_view
     from dyn4d.matching.image_size import object_view as object_view
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from dyn4d.matching.pairs import SceneGraph as SceneGraph
     from dyn4d.matching.pairs import pair_graph as pair_graph
     from dyn4d.matching.pairs import scene_pairs as scene_pairs
+    from dyn4d.matching.r2d2_match import R2D2Matcher as R2D2Matcher
+    from dyn4d.matching.r2d2_weights import load_r2d2 as load_r2d2
     from dyn4d.matching.reciprocal import extract_correspondences as extract_correspondences
     from dyn4d.matching.reciprocal import fast_reciprocal_matches as fast_reciprocal_matches
 
@@ -36,6 +39,9 @@ _WHERE = {
     "fit_view": "image_size",
     "object_view": "image_size",
     "match_clip": "flow",
+    "FlowMatcher": "flow_pair",
+    "load_r2d2": "r2d2_weights",
+    "R2D2Matcher": "r2d2_match",
 }
 
 

@@ -27,6 +27,7 @@ from dyn4d.matching.pairs import pair_graph
 from dyn4d.matching.windows import ObjectWindows, plan_windows
 
 _COLUMNS = ("frame_a", "frame_b", "xy_a", "xy_b", "weight")
+_ROW = 1024
 Flow = np.ndarray  # (flow_height, flow_width, 2) float32, pixels of the flow's windows
 
 
@@ -41,7 +42,14 @@ def make_dis(config: MatchingConfig) -> cv2.DISOpticalFlow:
 
 
 def sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Bilinear values of `image` (H, W[, C]) at array positions (0 = centre of the first pixel), clamped."""
+    """Bilinear values of `image` (H, W[, C]) at array positions (0 = centre of the first pixel), clamped.
+
+    `x`, `y`: (h, w) or (N,) of any length; the result has their shape[, C].
+    """
+    if x.ndim == 1:  # OpenCV takes no side of 32767 or more
+        count, rows = len(x), max(-(-len(x) // _ROW), 1)
+        x, y = (np.pad(values, (0, rows * _ROW - count)).reshape(rows, _ROW) for values in (x, y))
+        return sample(image, x, y).reshape(rows * _ROW, *image.shape[2:])[:count]
     return cv2.remap(
         image, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
@@ -131,7 +139,7 @@ class FlowEngine:
         return cv2.GaussianBlur(cv2.absdiff(self.windows[a].grey, other).astype(np.float32), (0, 0), 2.0)
 
 
-def _matches(
+def pair_columns(
     engine: FlowEngine, pair: tuple[int, int], flows: tuple[Flow, Flow], *, config: MatchingConfig, seed: int
 ) -> dict[str, np.ndarray]:
     """Checked and thinned matches of one ordered pair a→b as columns of `Correspondences`."""
@@ -142,8 +150,8 @@ def _matches(
     xy_a = np.stack([columns, rows], axis=-1) + 0.5
     origin_a, origin_b, scale = plan.origin(a), plan.origin(b), plan.scale
     start = (xy_a - origin_a) * scale - 0.5
-    moved = start + sample(there, start[:, 0], start[:, 1]).reshape(-1, 2)
-    returned = moved + sample(back, moved[:, 0], moved[:, 1]).reshape(-1, 2)
+    moved = start + sample(there, start[:, 0], start[:, 1])
+    returned = moved + sample(back, moved[:, 0], moved[:, 1])
     error = np.linalg.norm((returned - start) / scale, axis=-1)
     motion = np.linalg.norm((moved - start) / scale, axis=-1)
     limit = config.fb_px + config.fb_relative * motion
@@ -151,7 +159,7 @@ def _matches(
     cell = np.floor(xy_b).astype(np.int64)
     inside = (cell[:, 0] >= 0) & (cell[:, 0] < width) & (cell[:, 1] >= 0) & (cell[:, 1] < height)
     cell = np.clip(cell, 0, [width - 1, height - 1])
-    difference = sample(engine.difference(a, b, there), start[:, 0], start[:, 1]).reshape(-1)
+    difference = sample(engine.difference(a, b, there), start[:, 0], start[:, 1])
     inside &= difference < config.max_difference
     keep = np.flatnonzero(inside & mask_b[cell[:, 1], cell[:, 0]] & (error < limit))
     if len(keep) > config.max_per_pair:
@@ -181,8 +189,8 @@ def _match_frame(
     """All matches between frame i and its later partners, in both directions."""
     parts: list[dict[str, np.ndarray]] = []
     for j, there, back in engine.from_frame(i, later):
-        parts.append(_matches(engine, (i, j), (there, back), config=config, seed=seed))
-        parts.append(_matches(engine, (j, i), (back, there), config=config, seed=seed))
+        parts.append(pair_columns(engine, (i, j), (there, back), config=config, seed=seed))
+        parts.append(pair_columns(engine, (j, i), (back, there), config=config, seed=seed))
     return _stack(parts)
 
 
