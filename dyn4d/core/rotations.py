@@ -61,3 +61,19 @@ def similarity_fit(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tens
 def rotation_angle(a: Tensor, b: Tensor) -> Tensor:
     """Geodesic distance in radians between rotation matrices (..., 3, 3)."""
     return roma.rotmat_geodesic_distance(a, b)
+
+
+def weighted_similarity_fit(source: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Least-squares R (..., 3, 3), t (..., 3), scale (...,) with target ≈ scale R source + t.
+
+    Args:
+        source, target: (..., N, 3) matching points. weights: (..., N) non-negative, of a positive sum; points of weight
+            0 count for nothing, but must be finite.
+    """
+    found: Any = roma.rigid_points_registration(source, target, weights=weights, compute_scaling=True)
+    return found[0], found[1], found[2]
+
+
+def rotation_vector(matrices: Tensor) -> Tensor:
+    """Rotation matrices (..., 3, 3) -> axis times angle in radians (..., 3), at most π long."""
+    return roma.rotmat_to_rotvec(matrices)

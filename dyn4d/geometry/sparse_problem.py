@@ -95,19 +95,22 @@ def condense(
     subsample: int = 8,
     mode: RatioMode = "avg-angle",
     principal_points: Tensor | None = None,
+    views: Sequence[CanonicalView] | None = None,
 ) -> SparseProblem:
     """Read all results twice, one at a time: for the canonical views, then for the matches.
 
     Args:
+        views: where they are known already.
         subsample: pixels between anchors.
         principal_points: (T, 2); None: from each frame's K where that is known, else the view's centre.
     """
-    views = tuple(canonical_views(frames, results, subsample=subsample, mode=mode))
+    if views is None:
+        views = canonical_views(frames, results, subsample=subsample, mode=mode)
     pairs = tuple(_pair_matches(views, result) for result in results)
     if principal_points is None:
         known = [f.K[:2, 2] if f.K is not None else torch.tensor([f.width / 2, f.height / 2]) for f in frames]
         principal_points = torch.stack([value.double() for value in known]) if known else torch.zeros(0, 2)
-    return SparseProblem(views, principal_points.double(), pairs)
+    return SparseProblem(tuple(views), principal_points.double(), pairs)
 
 
 def _pair_matches(views: Sequence[CanonicalView], result: PairResult) -> PairMatches:

@@ -1,0 +1,192 @@
+"""Where sparse alignment starts: intrinsics from the points, and poses along a tree of the surest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyn4d.core.rotations import rotation_angle, weighted_similarity_fit
+from dyn4d.geometry.bundle import BundleState
+from dyn4d.geometry.focal import SeenPoints, diagonal_limits, estimate_focal
+from dyn4d.geometry.kinematic import kinematic_tree
+from dyn4d.geometry.pair_results import PairFrame
+from dyn4d.geometry.relative_pose import RelativePose
+from dyn4d.geometry.sparse_problem import MatchedEnds, PairMatches, SparseProblem
+
+ROUNDS = 10  # of reweighting
+AGREE_DEG, AGREE_SCALE, AGREE_CENTRE = 15.0, 1.3, 0.25  # of both passes of a pair that has no matches to go by
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Canonical points of `child` in the camera of `parent`: y = scale · R x + t."""
+
+    R: Tensor
+    t: Tensor
+    scale: Tensor
+
+    def inverse(self) -> Similarity:
+        return Similarity(self.R.T, -(self.R.T @ self.t) / self.scale, 1 / self.scale)
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """What is known of T cameras before their poses are.
+
+    Attributes:
+        network_focal: (T,) px, from the canonical points. focal: (T,) the given one, where there is one.
+        aspect: (T, 2) the focal lengths along x and y over `focal`. principal_point: (T, 2) px. given: (T,) bool.
+    """
+
+    network_focal: Tensor
+    focal: Tensor
+    aspect: Tensor
+    principal_point: Tensor
+    given: Tensor
+
+
+def start_intrinsics(
+    frames: Sequence[PairFrame], problem: SparseProblem, known: Sequence[Tensor | None], *, shared: bool
+) -> Intrinsics | None:
+    """None where not a single frame's points say anything of the focal length."""
+    seen = []
+    for frame, view, point in zip(frames, problem.views, problem.principal_points):
+        x, y = point.tolist()
+        seen.append(SeenPoints(view.xy, view.points, (x, y), frame.view.scale))
+    limits = diagonal_limits(*frames[0].view.source)
+    usable = [row for row, view in enumerate(problem.views) if len(view)]
+    together = estimate_focal([seen[row] for row in usable], limits=limits) if usable else None
+    if together is None:
+        return None
+    network, focal, aspect = [], [], []
+    for row, frame in enumerate(frames):
+        own = None if shared or not len(problem.views[row]) else estimate_focal(seen[row], limits=limits)
+        sx, sy = frame.view.scale
+        mean = (sx * sy) ** 0.5
+        estimate = (together if own is None else own) * mean
+        network.append(estimate)
+        K = known[row]
+        if K is None:
+            focal.append(estimate)
+            aspect.append((sx / mean, sy / mean))
+        else:
+            fx, fy = float(K[0, 0]), float(K[1, 1])
+            focal.append((fx * fy) ** 0.5)
+            aspect.append((fx / focal[-1], fy / focal[-1]))
+    as_tensor = [torch.tensor(values, dtype=torch.float64) for values in (network, focal, aspect)]
+    given = torch.tensor([K is not None for K in known])
+    return Intrinsics(as_tensor[0], as_tensor[1], as_tensor[2], problem.principal_points.clone(), given)
+
+
+def matched_points(problem: SparseProblem, lens: Intrinsics, frame: int, ends: MatchedEnds) -> Tensor:
+    """(M, 3) canonical points of one side's matches, in the frame's camera."""
+    view = problem.views[frame]
+    depth = view.anchor_depth[ends.anchor] * ends.ratio
+    focal = lens.network_focal[frame] * lens.aspect[frame]
+    ray = (ends.xy - lens.principal_point[frame]) / focal
+    return torch.cat([ray, torch.ones_like(depth)[:, None]], -1) * depth[:, None]
+
+
+def pair_ties(
+    problem: SparseProblem, relative: Sequence[RelativePose], least: int
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """How firmly each two frames are tied, and the pairs that are so by their points alone.
+
+    Args:
+        least: matches that tie a pair. With fewer it still is tied where its two passes agree on the pose.
+
+    Returns:
+        (T, T) int64 score, 0 = not tied; (frame_a, frame_b) of those without enough matches.
+    """
+    scores, by_points = np.zeros((len(problem), len(problem)), dtype=np.int64), []
+    passes = {(pose.a, pose.b): pose for pose in relative}
+    for pair in problem.pairs:
+        a, b = pair.frame_a, pair.frame_b
+        score = len(pair)
+        if score < least:
+            agree = (a, b) in passes and (b, a) in passes and _agree(passes[a, b], passes[b, a])
+            score = 1 if agree else 0
+            if agree:
+                by_points.append((a, b))
+        scores[a, b] = scores[b, a] = score
+    return scores, by_points
+
+
+def _agree(there: RelativePose, back: RelativePose) -> bool:
+    other = Similarity(back.R, back.t, back.scale).inverse()
+    turned = float(torch.rad2deg(rotation_angle(there.R, other.R)))
+    scaled = float(torch.log(there.scale / other.scale).abs())
+    size = max(float(there.t.norm()), float(other.t.norm()))
+    moved = float((there.t - other.t).norm())
+    return turned < AGREE_DEG and scaled < np.log(AGREE_SCALE) and moved <= AGREE_CENTRE * size + 1e-9
+
+
+def start_state(
+    problem: SparseProblem,
+    lens: Intrinsics,
+    relative: Sequence[RelativePose],
+    scores: np.ndarray,
+    frames: Sequence[int],
+) -> BundleState:
+    """Poses and scales of one connected part, along the spanning tree with the most matches.
+
+    The middle frame's camera is the world, in the lengths of its canonical view.
+    """
+    count = len(problem)
+    pose = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+    scale = torch.ones(count, dtype=torch.float64)
+    tree = kinematic_tree(scores, [len(view.anchor_depth) for view in problem.views], frames, mode="mst")
+    pairs = {(pair.frame_a, pair.frame_b): pair for pair in problem.pairs}
+    passes = {(one.a, one.b): one for one in relative}
+    for parent, child in tree.edges:
+        step = _edge(problem, lens, passes, pairs, parent, child)
+        pose[child, :3, :3] = pose[parent, :3, :3] @ step.R
+        pose[child, :3, 3] = pose[parent, :3, 3] + scale[parent] * (pose[parent, :3, :3] @ step.t)
+        scale[child] = scale[parent] * step.scale
+    active = torch.zeros(count, dtype=torch.bool)
+    active[list(frames)] = True
+    nothing = torch.zeros(count, dtype=torch.bool)
+    return BundleState(
+        pose, scale, lens.focal.clone(), lens.network_focal, lens.principal_point.clone(), lens.aspect,
+        tuple(torch.zeros_like(view.anchor_depth) for view in problem.views), active, nothing, lens.given,
+    )  # fmt: skip
+
+
+def _edge(
+    problem: SparseProblem, lens: Intrinsics, passes: dict[tuple[int, int], RelativePose],
+    pairs: dict[tuple[int, int], PairMatches], parent: int, child: int,
+) -> Similarity:  # fmt: skip
+    """The pose between two frames: of what the two passes and the matches say, that with the least error on the
+    matches."""
+    candidates = []
+    if (parent, child) in passes:
+        one = passes[parent, child]
+        candidates.append(Similarity(one.R, one.t, one.scale))
+    if (child, parent) in passes:
+        one = passes[child, parent]
+        candidates.append(Similarity(one.R, one.t, one.scale).inverse())
+    pair = pairs.get((parent, child)) or pairs.get((child, parent))
+    if pair is None or len(pair) < 4:
+        return candidates[0]
+    ends = (pair.a, pair.b) if pair.frame_a == parent else (pair.b, pair.a)
+    target, source = (matched_points(problem, lens, n, e) for n, e in zip((parent, child), ends))
+    candidates.append(_fit(source, target, pair.weight))
+
+    def error(one: Similarity) -> float:
+        return float((one.scale * source @ one.R.T + one.t - target).norm(dim=-1).div(target.norm(dim=-1)).median())
+
+    return min(candidates, key=error)
+
+
+def _fit(source: Tensor, target: Tensor, weight: Tensor) -> Similarity:
+    used = weight / target.square().sum(-1)
+    base = used
+    for _ in range(ROUNDS):
+        R, t, scale = weighted_similarity_fit(source, target, used)
+        relative = (scale * source @ R.T + t - target).square().sum(-1) / target.square().sum(-1)
+        used = base / (1 + relative / (4 * relative.median().clamp_min(1e-16)))
+    return Similarity(R, t, scale)
