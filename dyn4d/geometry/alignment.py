@@ -98,8 +98,7 @@ def align(
     if len(known) != len(frames):
         raise ValueError(f"intrinsics: wanted {len(frames)} entries, found {len(known)}")
     points = [
-        K[:2, 2].double() if K is not None else frame.view.to_view(_middle(frame))
-        for K, frame in zip(known, frames)
+        K[:2, 2].double() if K is not None else frame.view.to_view(_middle(frame)) for K, frame in zip(known, frames)
     ]
     problem = condense(frames, results, subsample=config.subsample, principal_points=_stack(points))
     lens = start_intrinsics(frames, problem, known, shared=config.bundle.shared_intrinsics)
@@ -118,6 +117,7 @@ def align(
     for number in range(rounds):
         bundle = _bundle(problem, relative, state, scores, config)
         state = bundle.solve()
+        config = replace(config, bundle=replace(config.bundle, depth_sigma=bundle.depth_sigma))  # what was learnt
         progress.update(pixels=bundle.pixel_error)
         if number + 1 < rounds:
             problem = replace(problem, views=fuse_views(frames, problem.views, results, state))

@@ -12,7 +12,7 @@ its axis and keeps its relief. Everything is float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -35,6 +35,8 @@ class BundleConfig:
 
     iterations: int = 40
     """Steps at most."""
+    tolerance: float = 1e-3
+    """Done where two steps in a row gain less than this share of the cost, and the learnt scales rest."""
     shared_intrinsics: bool = True
     """One focal length for all frames (of the picture that the views are cut from)."""
     refine_focal: bool = True
@@ -50,7 +52,7 @@ class BundleConfig:
     """Of the principal point, as a share of the view's longer side."""
     least_pixel_error: float = 0.2
     """Matches are never believed more closely than this many pixels."""
-    max_per_pair: int = 4000
+    max_per_pair: int = 2000
     """More matches of a pair are thinned out evenly."""
 
 
@@ -185,24 +187,47 @@ def _linearise(d: Direction, state: BundleState) -> _Linear:
     return _Linear(residual, by_i, by_j, along)
 
 
-def _relative_terms(pose: RelativePose, state: BundleState) -> tuple[Tensor, Tensor, Tensor]:
-    """Residual (7,) of (rotation, translation, log scale), in the order of `RelativePose.information`, and what it
-    depends on: (7, 10) each of a's and b's unknowns."""
-    of_a, of_b = state.world_from_cam[pose.a], state.world_from_cam[pose.b]
-    away = of_a[:3, :3].T @ (of_b[:3, 3] - of_a[:3, 3]) / state.scale[pose.a]
-    turn = pose.R.T @ of_a[:3, :3].T @ of_b[:3, :3]
-    scale = torch.log(state.scale[pose.b] / state.scale[pose.a] / pose.scale)
-    residual = torch.cat([rotation_vector(turn), away - pose.t, scale[None]])
-    by_a, by_b = residual.new_zeros(7, UNKNOWNS), residual.new_zeros(7, UNKNOWNS)
-    # The residual's rotation is small wherever its information matters: its Jacobian is taken at 0.
-    by_b[0:3, _ROTATION] = torch.eye(3, dtype=residual.dtype, device=residual.device)
-    by_a[0:3, _ROTATION] = -(of_b[:3, :3].T @ of_a[:3, :3])
-    by_b[3:6, _CENTRE] = of_a[:3, :3].T / state.scale[pose.a]
-    by_a[3:6, _CENTRE] = -by_b[3:6, _CENTRE]
-    by_a[3:6, _ROTATION] = _cross(away)
-    by_a[3:6, _SCALE] = -away
-    by_b[6, _SCALE], by_a[6, _SCALE] = 1, -1
-    return residual, by_a, by_b
+@dataclass(frozen=True)
+class _Relatives:
+    """E relative poses, stacked; fields as of `RelativePose`."""
+
+    a: Tensor
+    b: Tensor
+    R: Tensor
+    t: Tensor
+    scale: Tensor
+    information: Tensor
+
+    @staticmethod
+    def stacked(poses: Sequence[RelativePose], device: torch.device) -> _Relatives:
+        a, b = (torch.tensor([getattr(one, end) for one in poses], dtype=torch.int64) for end in "ab")
+        tables = [torch.stack([getattr(one, name) for one in poses]) for name in ("R", "t", "scale", "information")]
+        return _Relatives(a.to(device), b.to(device), *(table.to(device) for table in tables))
+
+    def terms(self, state: BundleState) -> tuple[Tensor, Tensor, Tensor]:
+        """Residuals (E, 7) of (rotation, translation, log scale), in the order of `information`, and what they depend
+        on: (E, 7, 10) each of a's and b's unknowns."""
+        of_a, of_b = state.world_from_cam[self.a], state.world_from_cam[self.b]
+        back = of_a[:, :3, :3].mT
+        size_a, size_b = state.scale[self.a], state.scale[self.b]
+        away = (back @ (of_b[:, :3, 3] - of_a[:, :3, 3])[..., None])[..., 0] / size_a[:, None]
+        turn = self.R.mT @ back @ of_b[:, :3, :3]
+        scale = torch.log(size_b / size_a / self.scale)
+        residual = torch.cat([rotation_vector(turn), away - self.t, scale[:, None]], -1)
+        by_a, by_b = (residual.new_zeros(len(residual), 7, UNKNOWNS) for _ in range(2))
+        # The residual's rotation is small wherever its information matters: its Jacobian is taken at 0.
+        by_b[:, 0:3, _ROTATION] = torch.eye(3, dtype=residual.dtype, device=residual.device)
+        by_a[:, 0:3, _ROTATION] = -(of_b[:, :3, :3].mT @ of_a[:, :3, :3])
+        by_b[:, 3:6, _CENTRE] = back / size_a[:, None, None]
+        by_a[:, 3:6, _CENTRE] = -by_b[:, 3:6, _CENTRE]
+        by_a[:, 3:6, _ROTATION] = _cross(away)
+        by_a[:, 3:6, _SCALE] = -away
+        by_b[:, 6, _SCALE], by_a[:, 6, _SCALE] = 1, -1
+        return residual, by_a, by_b
+
+    def chi(self, residual: Tensor) -> Tensor:
+        """(E,) squared residuals in standard deviations."""
+        return torch.einsum("ei,eij,ej->e", residual, self.information, residual)
 
 
 @dataclass
@@ -229,6 +254,7 @@ class Bundle:
     overconfidence: float = field(init=False, default=1.0)
 
     def __post_init__(self) -> None:
+        self._relatives = _Relatives.stacked(self.relative, self.state.focal.device) if self.relative else None
         self._layout()
         self._start_focal = torch.log(self.state.network_focal)
         self._start_point = self.state.principal_point.clone()
@@ -282,23 +308,22 @@ class Bundle:
 
     def cost(self, state: BundleState) -> float:
         total = sum(float((d.weight * self._robust(e)[0]).sum()) for d, e in zip(self.directions, self.errors(state)))
-        total += sum(float(self._relative_robust(r @ p.information @ r)[0]) for p, (r, _, _) in self._relative(state))
+        if self._relatives is not None:
+            chi = self._relatives.chi(self._relatives.terms(state)[0])
+            total += float(self._relative_robust(chi)[0].sum())
         return total + self._prior_cost(state)
 
-    def _relative(self, state: BundleState) -> Iterator[tuple[RelativePose, tuple[Tensor, Tensor, Tensor]]]:
-        return ((pose, _relative_terms(pose, state)) for pose in self.relative)
-
     def _relative_robust(self, chi: Tensor) -> tuple[Tensor, Tensor]:
-        """Cost and weight of Cauchy's kernel for a squared residual of seven dimensions."""
+        """Cost and weight of Cauchy's kernel for squared residuals (E,) of seven dimensions."""
         scaled = chi / self.overconfidence
         width = 4 * 7.0
         return width / 2 * torch.log1p(scaled / width), 1 / (1 + scaled / width) / self.overconfidence
 
     def _estimate_overconfidence(self, state: BundleState) -> float:
         """From the median of the squared residuals, less what the fit takes away by following them."""
-        if not self.relative:
+        if self._relatives is None:
             return 1.0
-        chi = torch.stack([r @ p.information @ r for p, (r, _, _) in self._relative(state)])
+        chi = self._relatives.chi(self._relatives.terms(state)[0])
         free = max(1 - (len(self.frames) - 1) / len(self.relative), 0.25)
         return max(float(chi.median()) / 6.35 / free, 1.0)  # 6.35: the median of seven squared standard draws
 
@@ -346,12 +371,14 @@ class Bundle:
             if self.config.refine_depth:
                 kept.finish(state.log_depth[n], self.depth_sigma)
                 anchors.append(kept)
-        for pose, (residual, by_a, by_b) in self._relative(state):
-            columns = torch.cat([index[pose.a], index[pose.b]])
-            both = torch.cat([by_a, by_b], -1)  # (7, 20)
-            informed = both.T @ pose.information * self._relative_robust(residual @ pose.information @ residual)[1]
-            H.index_put_((columns[:, None], columns[None]), informed @ both, accumulate=True)
-            g.index_add_(0, columns, informed @ residual)
+        if self._relatives is not None:
+            residual, by_a, by_b = self._relatives.terms(state)
+            columns = torch.cat([index[self._relatives.a], index[self._relatives.b]], -1)  # (E, 20)
+            both = torch.cat([by_a, by_b], -1)  # (E, 7, 20)
+            weight = self._relative_robust(self._relatives.chi(residual))[1]
+            informed = both.mT @ self._relatives.information * weight[:, None, None]
+            H.index_put_((columns[:, :, None], columns[:, None]), informed @ both, accumulate=True)
+            g.index_put_((columns,), (informed @ residual[..., None])[..., 0], accumulate=True)
         H, g = H[:-1, :-1], g[:-1]
         self._add_priors(state, H, g)
         return H, g, anchors
@@ -439,7 +466,7 @@ class Bundle:
             if not better:
                 break
             gain, state, cost, damping = cost - now, tried, now, max(damping / 10, 1e-9)
-            settled = gain < 1e-4 * abs(cost) and not self._learn(state, anchors)
+            settled = gain < self.config.tolerance * abs(cost) and not self._learn(state, anchors)
             calm = calm + 1 if settled else 0
             if calm == 2:
                 break
