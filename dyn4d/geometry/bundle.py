@@ -42,6 +42,8 @@ class BundleConfig:
     refine_focal: bool = True
     refine_depth: bool = True
     refine_principal_point: bool = False
+    refine_scale: bool = True
+    """False where all frames' depths have one unit, as those of a sensor have."""
     focal_sigma: float = 0.1
     """Standard deviation of the logarithm of the focal around the network's."""
     depth_sigma: float = 0.02
@@ -273,7 +275,7 @@ class Bundle:
             if n not in still:
                 index[n, :6] = torch.arange(count, count + 6)
                 count += 6
-            if n != frames[0] or float(spread) > 0:
+            if config.refine_scale and (n != frames[0] or float(spread) > 0):
                 index[n, _SCALE] = count
                 count += 1
             if config.refine_focal and not bool(state.fixed_focal[n]):
