@@ -87,9 +87,13 @@ def geometry(ctx: StageContext) -> None:
 
     config: Config = ctx.config
     clip = open_clip(config)
-    found = solve_geometry(clip, config.geometry, config.seed, progress=ctx.progress, cache=ctx.scratch / "geometry")
+    found = solve_geometry(
+        clip, config.geometry, config.seed, matching=config.matching, device=device_of(config), progress=ctx.progress,
+        cache=ctx.scratch / "geometry",
+    )  # fmt: skip
+    ctx.state.update(licences=list(found.licences))
     cameras = all_cameras(clip, found)
-    extra = {"poses": "given" if clip.poses_given else "solved", "source": found.source}
+    extra = {"poses": "solved" if found.poses_solved else "given", "source": found.source}
     write_cameras(ctx.out / "cameras.json", cameras, clip.timeline, extra=extra)
     artifacts.save(ctx.out / "frame_points.npz", found.points, source=found.source)
     matches = match_clip(clip, config.matching, config.seed, progress=ctx.progress, cache=ctx.scratch / "matches")
@@ -102,7 +106,8 @@ def geometry(ctx: StageContext) -> None:
 
 
 def all_cameras(clip: Clip, found: GeometryResult) -> Camera:
-    """Cameras of all F frames of the clip: those found, those given for frames that were not selected, else NaN."""
+    """Cameras of all F frames of the clip: those found; of frames that were not selected those given, unless the poses
+    were solved and are in another world; else NaN."""
     import torch
 
     from dyn4d.core.types import Camera
@@ -110,7 +115,7 @@ def all_cameras(clip: Clip, found: GeometryResult) -> Camera:
     count = len(clip.timeline)
     K = found.cameras.K[:1].double().expand(count, 3, 3).clone()
     poses = torch.full((count, 4, 4), float("nan"), dtype=torch.float64)
-    if clip.all_cameras is not None:
+    if clip.all_cameras is not None and not found.poses_solved:
         K, poses = clip.all_cameras.K.double().clone(), clip.all_cameras.world_from_cam.double().clone()
     rows = torch.as_tensor(clip.frames, dtype=torch.int64)
     K[rows], poses[rows] = found.cameras.K.double().cpu(), found.cameras.world_from_cam.double().cpu()

@@ -302,12 +302,16 @@ class GeometryResult:
         cameras: T cameras of the selected frames; NaN poses where a frame could not be placed.
         source: the source's name, `rgbd` and so on.
         notes: one line for the user each: what was chosen and why, what was dropped.
+        licences: one line each on the terms of the weights that were used.
+        poses_solved: the cameras' poses are not those that came with the clip.
     """
 
     points: FramePoints
     cameras: Camera
     source: str
     notes: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
+    poses_solved: bool = False
 
 
 @dataclass(frozen=True)

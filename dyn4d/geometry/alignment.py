@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +25,11 @@ from dyn4d.geometry.sparse_start import pair_ties, start_intrinsics, start_state
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """Settings of the sparse alignment."""
+    """Settings of the alignment."""
 
+    method: Literal["sparse", "dust3r"] = "sparse"
+    """dust3r = the global alignment of all points (`dyn4d.geometry.pointmap_alignment`), with its published settings;
+    what follows is of sparse."""
     subsample: int = 8
     """Pixels between anchors, whose depths are refined."""
     least_matches: int = 12
@@ -97,6 +102,8 @@ def align(
     known = [frame.K for frame in frames] if intrinsics is None else list(intrinsics)
     if len(known) != len(frames):
         raise ValueError(f"intrinsics: wanted {len(frames)} entries, found {len(known)}")
+    if config.method == "dust3r":
+        return _on_pointmaps(frames, results, known, world_from_cam, fix_poses, progress)
     points = [
         K[:2, 2].double() if K is not None else frame.view.to_view(_middle(frame)) for K, frame in zip(known, frames)
     ]
@@ -115,7 +122,7 @@ def align(
     rounds = config.fusions + 1
     progress.start("alignment", rounds)
     for number in range(rounds):
-        bundle = _bundle(problem, relative, state, scores, config)
+        bundle = make_bundle(problem, relative, state, scores, config.bundle)
         state = bundle.solve()
         config = replace(config, bundle=replace(config.bundle, depth_sigma=bundle.depth_sigma))  # what was learnt
         progress.update(pixels=bundle.pixel_error)
@@ -126,7 +133,24 @@ def align(
             state = replace(state, log_depth=tuple(torch.zeros_like(each) for each in state.log_depth))
     progress.finish()
     given = world_from_cam is not None and bool(torch.isfinite(world_from_cam).flatten(1).all(-1).any())
-    return _result(frames, bundle, state if given else _at_home(state), notes)
+    return _result(frames, bundle, state if given else at_home(state), notes)
+
+
+def _on_pointmaps(
+    frames: Sequence[PairFrame], results: PairResults, known: Sequence[Tensor | None], world_from_cam: Tensor | None,
+    fix_poses: bool, progress: Progress,
+) -> Alignment:  # fmt: skip
+    from dyn4d.geometry.pointmap_alignment import align_pointmaps
+    from dyn4d.geometry.pointmap_config import PointmapConfig
+
+    nothing = torch.full((3, 3), torch.nan, dtype=torch.float64)
+    K = torch.stack([nothing if each is None else each.double() for each in known])
+    config = PointmapConfig(fix_poses=fix_poses, principal_point="source")
+    found = align_pointmaps(frames, results, config, K=K, world_from_cam=world_from_cam, progress=progress)
+    depth = tuple(torch.where(each > 0, each.double(), torch.nan) for each in found.depth)
+    conf = tuple(torch.where(torch.isfinite(d), c.double(), 0.0) for d, c in zip(depth, found.conf))
+    motion = tuple(torch.full_like(each, torch.nan) for each in depth)
+    return Alignment(found.K, found.world_from_cam, depth, conf, motion, float("nan"), found.notes)
 
 
 def _middle(frame: PairFrame) -> Tensor:
@@ -140,12 +164,12 @@ def _stack(points: Sequence[Tensor]) -> Tensor:
 
 
 def _notes(
-    problem: SparseProblem, parts: Sequence[Sequence[int]], scores: object, by_points: Sequence[tuple[int, int]]
+    problem: SparseProblem, parts: Sequence[Sequence[int]], scores: np.ndarray, by_points: Sequence[tuple[int, int]]
 ) -> list[str]:
     notes = []
     if by_points:
         notes.append(f"alignment: {len(by_points)} of {len(problem.pairs)} pairs have too few matches and go by points")
-    left = [f"{pair.frame_a}-{pair.frame_b}" for pair in problem.pairs if scores[pair.frame_a, pair.frame_b] == 0]  # type: ignore[index]
+    left = [f"{pair.frame_a}-{pair.frame_b}" for pair in problem.pairs if scores[pair.frame_a, pair.frame_b] == 0]
     if left:
         shown = ", ".join(left[:8]) + (" ..." if len(left) > 8 else "")
         notes.append(f"alignment: {len(left)} pairs left out, with too few matches and points that disagree: {shown}")
@@ -155,21 +179,21 @@ def _notes(
     return notes
 
 
-def _bundle(
+def make_bundle(
     problem: SparseProblem,
     relative: Sequence[RelativePose],
     state: BundleState,
-    scores: object,
-    config: AlignmentConfig,
+    scores: np.ndarray,
+    config: BundleConfig,
 ) -> Bundle:
     """Of the pairs that are tied, within the active frames."""
 
     def counts(a: int, b: int) -> bool:
-        return bool(state.active[a]) and bool(state.active[b]) and scores[a, b] > 0  # type: ignore[index]
+        return bool(state.active[a]) and bool(state.active[b]) and scores[a, b] > 0
 
     pairs = [pair for pair in problem.pairs if len(pair) and counts(pair.frame_a, pair.frame_b)]
-    directions = make_directions(problem, pairs, config.bundle.max_per_pair)
-    return Bundle(problem, directions, [one for one in relative if counts(one.a, one.b)], state, config.bundle)
+    directions = make_directions(problem, pairs, config.max_per_pair)
+    return Bundle(problem, directions, [one for one in relative if counts(one.a, one.b)], state, config)
 
 
 def _with_known_poses(state: BundleState, known: Tensor | None, *, fix: bool) -> BundleState:
@@ -199,7 +223,7 @@ def _with_known_poses(state: BundleState, known: Tensor | None, *, fix: bool) ->
     return replace(state, world_from_cam=pose, scale=state.scale * scale, fixed_pose=fixed)
 
 
-def _at_home(state: BundleState) -> BundleState:
+def at_home(state: BundleState) -> BundleState:
     """The same world with the first registered camera at its origin and the frames' geometric mean scale 1."""
     first = int(torch.nonzero(state.active)[0])
     size = torch.exp(torch.log(state.scale[state.active]).mean())

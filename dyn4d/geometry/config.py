@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from dyn4d.geometry.pair_config import PairConfig
 
 
 @dataclass(frozen=True)
@@ -11,7 +13,20 @@ class GeometryConfig:
     """Where the object's points and the cameras come from."""
 
     source: Literal["auto", "rgbd", "mast3r", "pointmaps"] = "auto"
-    """auto = rgbd where the clip has depth maps."""
+    """auto = rgbd where the clip has depth maps, mast3r where it has none and weights are given."""
+    weights: str = ""
+    """Of mast3r: a file or folder of weights, or a model's id on the hub."""
+    anchor: Literal["auto", "background", "object"] = "auto"
+    """What holds the cameras where they are solved: what is around the object, or the object itself, whose rigid motion
+    then goes into the poses. auto = poses that are given; else the background where there is enough of it."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """Of mast3r: how the network is shown the frames."""
+    alignment: Literal["sparse", "dust3r"] = "sparse"
+    """Of mast3r: sparse = on matches and relative poses, with priors; dust3r = on all points (DUSt3R, equation 5)."""
+    fusions: int = 2
+    """Of the sparse alignment: how often all passes' depths are brought together and the poses refined again."""
+    subsample: int = 8
+    """Of the sparse alignment: pixels between anchors, whose depths are refined."""
     max_slope_deg: float = 82.0
     """Two neighbouring pixels lie on one surface unless it would be turned from the camera by more than this angle."""
     erode: int = 0
@@ -23,6 +38,13 @@ class GeometryConfig:
         sources = ("auto", "rgbd", "mast3r", "pointmaps")
         if self.source not in sources:
             raise ValueError(f"geometry.source: {self.source!r}; wanted one of {', '.join(sources)}")
+        if self.anchor not in ("auto", "background", "object"):
+            raise ValueError(f"geometry.anchor: {self.anchor!r}; wanted auto, background or object")
+        if self.alignment not in ("sparse", "dust3r"):
+            raise ValueError(f"geometry.alignment: {self.alignment!r}; wanted sparse or dust3r")
+        for name, low in (("fusions", 0), ("subsample", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"geometry.{name}: {getattr(self, name)}; wanted a number from {low}")
         if not 0 < self.max_slope_deg < 90:
             raise ValueError(f"geometry.max_slope_deg: {self.max_slope_deg}; wanted an angle between 0 and 90")
         if self.erode < 0:

@@ -1,6 +1,8 @@
-"""The `rgbd` source: points from the clip's own depth maps, cameras from the clip."""
+"""The `rgbd` source: points from the clip's own depth maps, with its own cameras or ones solved from the depth."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ def require_rgbd(clip: Clip) -> Camera:
     """The clip's cameras, if it has all that this source needs.
 
     Raises:
-        InputError: depth maps, intrinsics or poses are missing; the text says which, and what to add.
+        InputError: depth maps, or intrinsics are missing; the text says which, and what to add.
     """
     where = clip.source
     if clip.depth is None:
@@ -30,11 +32,6 @@ def require_rgbd(clip: Clip) -> Camera:
     if clip.cameras is None:
         raise InputError(
             f"{where}: there is depth but no K: add cameras.json with K (3x3 pixels), width, height and depth_div"
-        )
-    if not clip.poses_given or not bool(clip.cameras.registered.any()):
-        raise InputError(
-            f"{where / 'cameras.json'}: no camera poses, and solving them is not in this version: give each frame its "
-            'w2c (4x4), or "camera": "static" if the camera stands still'
         )
     return clip.cameras
 
@@ -87,6 +84,13 @@ def _no_points() -> FramePoints:
     return FramePoints(none, none, none, torch.zeros(0, dtype=torch.int64), torch.zeros(0, 2), torch.zeros(0))
 
 
+def join_frames(parts: Sequence[FramePoints]) -> FramePoints:
+    """The points of all frames, those of the first one first, with the right numbers in `frame`."""
+    frame = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts]))
+    names = ("xyz", "rgb", "normal", "xy", "conf")
+    return FramePoints(frame=frame, **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
 def frames_from_depth(clip: Clip, config: GeometryConfig, progress: Progress | None = None) -> GeometryResult:
     """Masked points of every frame from its depth map, in the clip's own world.
 
@@ -94,7 +98,7 @@ def frames_from_depth(clip: Clip, config: GeometryConfig, progress: Progress | N
     depth is noisy. Frames whose pose is unknown have no points.
 
     Raises:
-        InputError: the clip lacks depth, K or poses (see `require_rgbd`), or no frame has any depth on the object.
+        InputError: the clip lacks depth or K (see `require_rgbd`), or no frame has any depth on the object.
     """
     progress = progress or SilentProgress()
     cameras = require_rgbd(clip)
@@ -114,18 +118,14 @@ def frames_from_depth(clip: Clip, config: GeometryConfig, progress: Progress | N
         parts.append(part)
         progress.update(points=float(len(part)))
     progress.finish()
-    frame = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(part) for part in parts]))
-    points = FramePoints(
-        frame=frame,
-        **{name: torch.cat([getattr(part, name) for part in parts]) for name in ("xyz", "rgb", "normal", "xy", "conf")},
-    )
+    points = join_frames(parts)
     if len(points) == 0:
         raise InputError(
             f"{clip.source}: no frame has depth on the object: the depth maps are 0 wherever the masks are set; check "
             "that depth and masks belong together"
         )
     notes = [f"rgbd: {len(points)} points of {len(clip)} frames, {dropped} flying pixels dropped"]
-    bare = sorted(set(range(len(clip))) - set(frame.unique().tolist()))
+    bare = sorted(set(range(len(clip))) - set(points.frame.unique().tolist()))
     if bare:
         shown = ", ".join(clip.names[i] for i in bare[:5]) + (" …" if len(bare) > 5 else "")
         notes.append(f"rgbd: {len(bare)} frames have no points (no pose, no mask or no depth there): {shown}")

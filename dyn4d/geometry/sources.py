@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.rgbd import require_rgbd
+from dyn4d.matching.config import MatchingConfig
 
 
 def choose_source(clip: Clip, config: GeometryConfig) -> str:
@@ -16,15 +21,22 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
     Raises:
         InputError: there is nothing to get geometry from, or the source asked for is not in this version.
     """
-    if config.source in ("mast3r", "pointmaps"):
-        raise InputError(
-            f"geometry.source {config.source}: not in this version; use rgbd, with depth maps in {clip.source}/depth"
-        )
+    if config.source == "pointmaps":
+        raise InputError("geometry.source pointmaps: not in this version; use rgbd or mast3r")
+    if config.source == "mast3r" or (config.source == "auto" and clip.depth is None and config.weights):
+        if not config.weights:
+            raise InputError(
+                "geometry.source mast3r: no weights: give --geometry.weights FILE (a .pth, or a folder with "
+                "model.safetensors and config.json) or a model's id on the hub, such as "
+                "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
+            )
+        return "mast3r"
     if config.source == "rgbd" or clip.depth is not None:
+        require_rgbd(clip)
         return "rgbd"
     raise InputError(
         f"{clip.source}: nothing to get geometry from: add depth maps in depth/ (one file a frame, uint16 PNG or .npy) "
-        "and cameras.json with K; sources that need no depth (mast3r, pointmaps) are not in this version"
+        "and cameras.json with K; or give the weights of a MASt3R or DUSt3R network, --geometry.weights FILE"
     )
 
 
@@ -33,19 +45,46 @@ def solve_geometry(
     config: GeometryConfig,
     seed: int = 0,
     *,
+    matching: MatchingConfig | None = None,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> GeometryResult:
     """Cameras and the object's points of all frames, by the source that `choose_source` names.
 
     Args:
-        seed, cache: for sources that draw random numbers or take long; `rgbd` needs neither.
+        matching: of the flow, where poses are solved from depth. device: for a network.
+        cache: a folder for what takes long.
     """
     progress = progress or SilentProgress()
-    choose_source(clip, config)  # only rgbd comes back
-    from dyn4d.geometry.rgbd import frames_from_depth
+    if choose_source(clip, config) == "mast3r":
+        from dyn4d.geometry.pair_source import frames_from_pairs
 
-    result = frames_from_depth(clip, config, progress)
+        result = frames_from_pairs(clip, config, device=device, progress=progress, cache=cache)
+    else:
+        result = _from_depth(clip, config, seed, matching, progress, cache)
     for line in result.notes:
         progress.note(line)
     return result
+
+
+def _from_depth(
+    clip: Clip,
+    config: GeometryConfig,
+    seed: int,
+    matching: MatchingConfig | None,
+    progress: Progress,
+    cache: Path | None,
+) -> GeometryResult:
+    """With the clip's poses, or with solved ones where there are none or the object is to hold them."""
+    from dyn4d.geometry.rgbd import frames_from_depth
+
+    given = clip.poses_given and clip.cameras is not None and bool(clip.cameras.registered.any())
+    if given and config.anchor != "object":
+        return frames_from_depth(clip, config, progress)
+    from dyn4d.geometry.depth_alignment import solve_depth_poses
+
+    folder = None if cache is None else cache / "poses"
+    solved = solve_depth_poses(clip, matching, anchor=config.anchor, seed=seed, progress=progress, cache=folder)
+    result = frames_from_depth(replace(clip, cameras=solved.cameras), config, progress)
+    return replace(result, notes=(*solved.notes, *result.notes), poses_solved=True)

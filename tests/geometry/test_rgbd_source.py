@@ -149,8 +149,7 @@ def test_each_lack_has_one_line_that_says_what_to_do() -> None:
         (replace(clip, depth=None), CONFIG, "nothing to get geometry from: add depth maps in depth/"),
         (replace(clip, depth=None), GeometryConfig(source="rgbd"), "source rgbd needs depth maps"),
         (replace(clip, cameras=None), CONFIG, "no K: add cameras.json"),
-        (replace(clip, poses_given=False), CONFIG, 'w2c.*"camera": "static"'),
-        (clip, GeometryConfig(source="mast3r"), "mast3r: not in this version"),
+        (clip, GeometryConfig(source="mast3r"), "mast3r: no weights: give --geometry.weights"),
         (clip, GeometryConfig(source="pointmaps"), "pointmaps: not in this version"),
         (replace(clip, depth=[np.zeros((HEIGHT, WIDTH), np.float32)]), CONFIG, "no frame has depth on the object"),
     ]
@@ -158,6 +157,13 @@ def test_each_lack_has_one_line_that_says_what_to_do() -> None:
         with pytest.raises(InputError, match=text) as caught:
             solve_geometry(bad, config)
         assert "\n" not in str(caught.value)
+
+
+def test_one_frame_without_a_pose_is_the_world() -> None:
+    clip = make_clip([np.full((HEIGHT, WIDTH), 2.0, np.float32)])
+    result = solve_geometry(replace(clip, poses_given=False), CONFIG)
+    assert result.poses_solved
+    torch.testing.assert_close(result.cameras.world_from_cam[0], torch.eye(4, dtype=torch.float64))
 
 
 def test_auto_takes_depth_where_there_is_some() -> None:

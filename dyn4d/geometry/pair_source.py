@@ -1,0 +1,266 @@
+"""The `mast3r` source: frames and masks → a pair network → alignment → cameras and the object's points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyn4d.core.errors import Dyn4DError, InputError, RunError
+from dyn4d.core.protocols import Progress, SilentProgress
+from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
+from dyn4d.geometry.alignment import Alignment, AlignmentConfig, align
+from dyn4d.geometry.canonical import canonical_views
+from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.network import PairNetwork
+from dyn4d.geometry.pair_frames import clip_pair_frames
+from dyn4d.geometry.pair_inference import look_at_pairs
+from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
+from dyn4d.geometry.rgbd import join_frames, points_of_frame
+from dyn4d.geometry.weights import load_pair_network
+
+RIM = 5  # pixels of the view around the object that belong to neither it nor the background
+LEAST_BACKGROUND = 0.25  # share of the view that has to be background, for `auto` to try it
+LEAST_PLACED = 0.8  # share of the frames that the background has to place, for `auto` to keep it
+
+
+@dataclass(frozen=True)
+class _Restricted:
+    """Results with fewer pixels: `rows` are, for each frame, those of its kept pixels that still count."""
+
+    results: PairResults
+    rows: tuple[Tensor, ...]
+
+    @property
+    def pairs(self) -> Sequence[tuple[int, int]]:
+        return self.results.pairs
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, index: int) -> PairResult:
+        whole = self.results[index]
+        side = {"a": self.rows[whole.frame_a], "b": self.rows[whole.frame_b]}
+        names = [f.name for f in fields(PairResult) if "_in_" in f.name]
+        return replace(whole, **{name: getattr(whole, name)[side[name.split("_in_")[0][-1]]] for name in names})
+
+    def __iter__(self) -> Iterator[PairResult]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """T views with cameras and the depth of their pixels: (H, W) planar z in world units, 0 = none, and confidence."""
+
+    frames: list[PairFrame]
+    alignment: Alignment
+    depth: list[np.ndarray]
+    conf: list[np.ndarray]
+
+
+def frames_from_pairs(
+    clip: Clip,
+    config: GeometryConfig,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    cache: Path | None = None,
+) -> GeometryResult:
+    """Masked points of every frame and the cameras, from the pictures alone.
+
+    Args:
+        clip: K is used where it is known, and so are poses, unless `config.anchor` is "object".
+        cache: a folder for what the network says; a stopped run goes on from there.
+
+    Raises:
+        InputError: no weights, or ones that cannot be read. RunError: the frames cannot be tied together.
+    """
+    progress = progress or SilentProgress()
+    if not config.weights:
+        raise InputError(
+            "geometry.source mast3r: no weights: give --geometry.weights FILE (a .pth, or a folder with "
+            "model.safetensors and config.json) or a model's id on the hub, such as "
+            "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
+        )
+    network = load_pair_network(config.weights, device)
+    for line in network.notes:
+        progress.note(line)
+    placed, anchor, why = _place(network, clip, config, progress, cache)
+    notes = [f"mast3r: anchored on the {anchor} ({why})"]
+    if math.isfinite(placed.alignment.pixel_error):
+        notes[0] += f"; matches agree to {placed.alignment.pixel_error:.2f} px"
+    cameras = _clip_cameras(clip, placed)
+    parts, flying = [], 0
+    for row in range(len(clip)):
+        part, dropped = _points(clip, row, placed, cameras, config)
+        parts.append(part)
+        flying += dropped
+    points = join_frames(parts)
+    if len(points) == 0:
+        raise RunError("mast3r: no frame has a usable point of the object; look at the masks and at the weights")
+    lost = [clip.names[row] for row in range(len(clip)) if not bool(cameras.registered[row])]
+    notes.append(f"mast3r: {len(points)} points of {len(clip) - len(lost)} frames, {flying} flying pixels dropped")
+    if lost:
+        notes.append(f"mast3r: {len(lost)} frames could not be placed: {', '.join(lost[:5])}")
+    given = clip.poses_given and anchor == "background"
+    notes = [*placed.alignment.notes, *notes]
+    return GeometryResult(points, cameras, "mast3r", tuple(notes), tuple(network.notes), poses_solved=not given)
+
+
+def _place(
+    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
+) -> tuple[_Placed, str, str]:
+    """Also the anchor and why it was chosen."""
+    if config.anchor == "object":
+        return _on_object(network, clip, config, progress, cache), "object", "as asked for"
+    if config.anchor == "background":
+        return _on_background(network, clip, config, progress, cache), "background", "as asked for"
+    frames = clip_pair_frames(clip, replace(config.pairs, mask_confidence=True, fill="none"))
+    share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
+    seen = f"the background covers {share:.0%} of the view"
+    if share < LEAST_BACKGROUND and not clip.poses_given:
+        return _on_object(network, clip, config, progress, cache), "object", seen
+    try:
+        placed = _on_background(network, clip, config, progress, cache)
+        registered = float(placed.alignment.registered.double().mean())
+        if registered >= LEAST_PLACED or clip.poses_given:
+            return placed, "background", f"it places {registered:.0%} of the frames"
+        why = f"the background places only {registered:.0%} of the frames"
+    except Dyn4DError as error:
+        if clip.poses_given:
+            raise
+        why = f"the background does not hold the cameras: {error}"
+    return _on_object(network, clip, config, progress, cache), "object", why
+
+
+def _near(mask: np.ndarray) -> np.ndarray:
+    """A mask and its rim."""
+    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) > 0
+
+
+def _known_poses(clip: Clip) -> Tensor | None:
+    return clip.cameras.world_from_cam.double().cpu() if clip.poses_given and clip.cameras is not None else None
+
+
+def _on_object(
+    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
+) -> _Placed:
+    """Matching and alignment on the object alone: its rigid motion goes into the poses."""
+    frames = clip_pair_frames(clip, config.pairs)
+    results = _look(network, frames, config, progress, cache)
+    found = _align(frames, results, config, progress)
+    maps = [_maps(frame, depth, conf) for frame, depth, conf in zip(frames, found.depth, found.conf)]
+    return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps])
+
+
+def _on_background(
+    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
+) -> _Placed:
+    """Matching and alignment on everything but the object. Its depth is the network's own, in the background's scale:
+    what other frames say of it holds only if it did not move."""
+    objects = clip_pair_frames(clip, replace(config.pairs, fill="none"))
+    everything = [np.ones_like(frame.kept) for frame in objects]
+    background = [~_near(frame.kept) if config.pairs.mask_confidence else ~_near(frame.matched) for frame in objects]
+    frames = [replace(f, kept=all_, matched=back) for f, all_, back in zip(objects, everything, background)]
+    results = _look(network, frames, config, progress, cache)
+    still = [replace(f, kept=back) for f, back in zip(frames, background)]
+    rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
+    found = _align(still, _Restricted(results, rows), config, progress, known=_known_poses(clip))
+    depths, confs = [], []
+    for row, view in enumerate(canonical_views(frames, results, subsample=config.subsample)):
+        depth = torch.full((frames[row].kept.size,), torch.nan, dtype=torch.float64)
+        conf = torch.zeros_like(depth)
+        depth[view.pixels], conf[view.pixels] = view.points[:, 2], view.conf
+        scale = (found.depth[row] / depth[rows[row]]).nanmedian()
+        depth, conf = _maps(frames[row], depth * scale, conf)
+        depths.append(depth)
+        confs.append(conf)
+    return _Placed(frames, found, depths, confs)
+
+
+def _look(
+    network: PairNetwork, frames: list[PairFrame], config: GeometryConfig, progress: Progress, cache: Path | None
+) -> PairResults:
+    if len(frames) > 1:
+        return look_at_pairs(network, frames, config.pairs, cache=cache, progress=progress)
+    # A single frame is looked at together with itself.
+    (result,) = look_at_pairs(network, [*frames, *frames], config.pairs, pairs=[(0, 1)], cache=cache)
+    return PairResultList((result,))
+
+
+def _align(
+    frames: list[PairFrame],
+    results: PairResults,
+    config: GeometryConfig,
+    progress: Progress,
+    known: Tensor | None = None,
+) -> Alignment:
+    settings = AlignmentConfig(config.alignment, config.subsample, fusions=config.fusions)
+    fix = known is not None
+    if len(frames) > 1:
+        return align(frames, results, settings, world_from_cam=known, fix_poses=fix, progress=progress)
+    twice = None if known is None else known.repeat(2, 1, 1)
+    both = align([*frames, *frames], results, settings, world_from_cam=twice, fix_poses=fix, progress=progress)
+    return replace(
+        both, K=both.K[:1], world_from_cam=both.world_from_cam[:1], depth=both.depth[:1], conf=both.conf[:1],
+        motion=both.motion[:1],
+    )  # fmt: skip
+
+
+def _maps(frame: PairFrame, depth: Tensor, conf: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W) depth, 0 = none, and confidence of the kept pixels' values."""
+    out = np.zeros((2, frame.height, frame.width))
+    out[0].flat[frame.pixels.numpy()] = np.nan_to_num(depth.numpy(), nan=0.0)
+    out[1].flat[frame.pixels.numpy()] = conf.numpy()
+    return out[0], out[1]
+
+
+def _clip_cameras(clip: Clip, placed: _Placed) -> Camera:
+    """The views' cameras as those of the clip's pictures."""
+    K = torch.stack([frame.view.K_to_source(K) for frame, K in zip(placed.frames, placed.alignment.K)])
+    return Camera(K, placed.alignment.world_from_cam, clip.width, clip.height)
+
+
+def _points(clip: Clip, row: int, placed: _Placed, cameras: Camera, config: GeometryConfig) -> tuple[FramePoints, int]:
+    """One frame's points at the pixels of the clip, and how many flying pixels were dropped."""
+    mask = np.asarray(clip.masks[row], dtype=bool)
+    if not bool(cameras.registered[row]):
+        mask = np.zeros_like(mask)
+    depth, conf = to_picture(placed.frames[row], placed.depth[row], placed.conf[row])
+    image = np.asarray(clip.images[row])
+    part, dropped = points_of_frame(
+        depth, mask, image, cameras.K[row], cameras.world_from_cam[row].nan_to_num(), config=config
+    )
+    if len(part) == 0:
+        return part, dropped
+    x, y = part.xy.floor().long().unbind(-1)
+    own = torch.from_numpy(conf)[y, x].float()
+    sure = own / (own + own.median())  # 1/2 for a usual pixel of the frame
+    return replace(part, conf=(2 * part.conf * sure).clamp(1e-3, 1.0)), dropped
+
+
+def to_picture(frame: PairFrame, depth: np.ndarray, conf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Depth and confidence (H, W) of a view, 0 = none, as maps of the picture that it was cut from.
+
+    Between the view's pixels 1 / depth is interpolated, which is exact on a plane. A pixel of the picture has a depth
+    if more than half of what is around it in the view has one.
+    """
+    width, height = frame.view.source
+    grid = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).double() + 0.5
+    at = frame.view.to_view(grid)
+    inside = frame.view.inside(grid).numpy()
+    x, y = (at[..., axis].numpy().astype(np.float32) - 0.5 for axis in (0, 1))
+    known = depth > 0
+    tables = np.where(known, 1 / np.where(known, depth, 1), 0), np.where(known, conf, 0), known.astype(np.float64)
+    inverse, sure, share = (
+        cv2.remap(table, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float64) for table in tables
+    )
+    usable = inside & (share > 0.5)
+    safe = np.where(usable, share, 1.0)
+    return np.where(usable, safe / np.where(usable, inverse, 1.0), 0.0), np.where(usable, sure / safe, 0.0)
