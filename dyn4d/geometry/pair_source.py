@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
@@ -171,9 +172,11 @@ def _on_background(
     results = _look(network, frames, config, progress, cache)
     still = [replace(f, kept=back) for f, back in zip(frames, background)]
     rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
-    found = _align(still, _Restricted(results, rows), config, progress, known=_known_poses(clip))
+    twice = rows if len(rows) > 1 else (*rows, *rows)
+    found = _align(still, _Restricted(results, twice), config, progress, known=_known_poses(clip))
     depths, confs = [], []
-    for row, view in enumerate(canonical_views(frames, results, subsample=config.subsample)):
+    views = canonical_views(frames if len(frames) > 1 else [*frames, *frames], results, subsample=config.subsample)
+    for row, view in enumerate(views[: len(frames)]):
         depth = torch.full((frames[row].kept.size,), torch.nan, dtype=torch.float64)
         conf = torch.zeros_like(depth)
         depth[view.pixels], conf[view.pixels] = view.points[:, 2], view.conf
@@ -255,12 +258,10 @@ def to_picture(frame: PairFrame, depth: np.ndarray, conf: np.ndarray) -> tuple[n
     grid = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).double() + 0.5
     at = frame.view.to_view(grid)
     inside = frame.view.inside(grid).numpy()
-    x, y = (at[..., axis].numpy().astype(np.float32) - 0.5 for axis in (0, 1))
+    where = at.flip(-1).permute(2, 0, 1).numpy() - 0.5  # row, column
     known = depth > 0
     tables = np.where(known, 1 / np.where(known, depth, 1), 0), np.where(known, conf, 0), known.astype(np.float64)
-    inverse, sure, share = (
-        cv2.remap(table, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float64) for table in tables
-    )
+    inverse, sure, share = (map_coordinates(table, where, order=1, mode="nearest") for table in tables)
     usable = inside & (share > 0.5)
     safe = np.where(usable, share, 1.0)
     return np.where(usable, safe / np.where(usable, inverse, 1.0), 0.0), np.where(usable, sure / safe, 0.0)

@@ -1,0 +1,206 @@
+"""From a clip to cameras and points with a network that knows the truth: views, anchors, ways back to the clip."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pair_scenes import Truth, ball_truth
+from small_network import SMALL
+from torch import Tensor
+
+from dyn4d.core.cameras import invert_rigid, transform
+from dyn4d.core.errors import InputError
+from dyn4d.core.rotations import rotation_angle, similarity_fit
+from dyn4d.core.types import Camera, Clip, PairPrediction, Timeline
+from dyn4d.geometry import pair_source
+from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.network import EncodedImages, PairNetwork
+from dyn4d.geometry.pair_config import PairConfig
+from dyn4d.geometry.pair_frames import make_pair_frame
+from dyn4d.geometry.pair_source import frames_from_pairs, to_picture
+from dyn4d.geometry.sources import choose_source, solve_geometry
+from dyn4d.geometry.weights import random_weights, save_pair_weights
+
+COUNT, HEIGHT, WIDTH = 5, 48, 64
+PAIRS = PairConfig(graph="complete", size=64, subsample=4, border=0, batch=1, precision="fp32")
+CONFIG = GeometryConfig(source="mast3r", weights="truth", pairs=PAIRS, fusions=1)
+
+
+class Oracle(PairNetwork):
+    """Says the truth of a scene that stands still; each picture's number is its grey value."""
+
+    def __init__(self, truth: Truth) -> None:
+        super().__init__(SMALL)
+        self.truth = truth
+        generator = torch.Generator().manual_seed(0)
+        self.waves = torch.randn(3, 8, generator=generator, dtype=torch.float64) * 3
+        self.notes = ("weights: the truth, free of charge",)
+        self.pairs_seen = 0
+
+    def encode(self, image: Tensor) -> EncodedImages:
+        self.images_encoded += len(image)
+        number = (image[:, 0, 0, 0] * 255).round()
+        grid = image.shape[2] // 16, image.shape[3] // 16
+        return EncodedImages(number[:, None, None].repeat(1, grid[0] * grid[1], 2), grid)
+
+    def _said(self, camera: int, of: int) -> tuple[Tensor, Tensor]:
+        world = self.truth.world_points(of)
+        points = transform(invert_rigid(self.truth.world_from_cam[camera]), world)
+        phase = world @ self.waves
+        features = torch.cat([phase.cos(), phase.sin()], -1)[:, :8]
+        desc = torch.nn.functional.normalize(features, dim=-1)
+        return points.reshape(1, HEIGHT, WIDTH, 3).float(), desc.reshape(1, HEIGHT, WIDTH, 8).float()
+
+    def _pair(self, a: int, b: int) -> PairPrediction:
+        (points_a, desc_a), (points_b, desc_b) = self._said(a, a), self._said(a, b)
+        sure = torch.full((1, HEIGHT, WIDTH), 5.0)
+        return PairPrediction(points_a, points_b, sure, sure, desc_a, desc_b, sure, sure)
+
+    def predict_symmetric(self, a: EncodedImages, b: EncodedImages) -> tuple[PairPrediction, PairPrediction]:
+        self.pairs_seen += 1
+        one, other = int(a.tokens[0, 0, 0]), int(b.tokens[0, 0, 0])
+        return self._pair(one, other), self._pair(other, one)
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return ball_truth(COUNT, HEIGHT, WIDTH)
+
+
+def clip_of(truth: Truth, *, poses: bool = False, K: bool = False) -> Clip:
+    images = [np.full((HEIGHT, WIDTH, 3), number, np.uint8) for number in range(len(truth))]
+    timeline = Timeline(
+        np.linspace(0, 1, len(truth)), np.arange(len(truth)) / 24, tuple(f"{i:05d}" for i in range(len(truth)))
+    )
+    unknown = torch.full_like(truth.world_from_cam, torch.nan)
+    cameras = Camera(truth.K, truth.world_from_cam if poses else unknown, WIDTH, HEIGHT) if K or poses else None
+    return Clip(
+        "clip", Path("clip"), images, list(truth.object_mask), np.arange(len(truth)), timeline, WIDTH, HEIGHT,
+        cameras=cameras, poses_given=poses,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def oracle(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> Oracle:
+    network = Oracle(truth)
+    monkeypatch.setattr(pair_source, "load_pair_network", lambda weights, device: network)
+    return network
+
+
+def errors(found: Camera, truth: Truth) -> tuple[float, float, tuple[Tensor, Tensor, Tensor]]:
+    """Degrees, share of the baseline, and the similarity from the found world to the true one."""
+    R, t, s = similarity_fit(found.world_from_cam[:, :3, 3], truth.world_from_cam[:, :3, 3])
+    centre = (s * found.world_from_cam[:, :3, 3] @ R.T + t - truth.world_from_cam[:, :3, 3]).norm(dim=-1)
+    turned = torch.rad2deg(rotation_angle(R @ found.world_from_cam[:, :3, :3], truth.world_from_cam[:, :3, :3]))
+    return float(turned.max()), float(centre.max()) / truth.baseline, (R, t, s)
+
+
+@pytest.mark.parametrize("anchor", ["background", "object", "auto"])
+@pytest.mark.parametrize("alignment", ["sparse", "dust3r"])
+def test_cameras_and_points_are_the_true_ones(truth: Truth, oracle: Oracle, anchor: Any, alignment: Any) -> None:
+    config = replace(CONFIG, anchor=anchor, alignment=alignment)
+    result = frames_from_pairs(clip_of(truth, K=True), config)
+    turned, centre, (R, t, s) = errors(result.cameras, truth)
+    assert turned < 0.3 and centre < 0.005
+    assert result.source == "mast3r" and result.poses_solved and result.licences == oracle.notes
+    assert any("anchored on the " + ("background" if anchor == "auto" else anchor) in note for note in result.notes)
+    points = result.points
+    inside = truth.object_mask[points.frame, points.xy[:, 1].long(), points.xy[:, 0].long()]
+    assert inside.all() and len(points) > 0.8 * truth.object_mask.sum()
+    flat = points.xy[:, 1].long() * WIDTH + points.xy[:, 0].long()
+    wanted = torch.stack([truth.world_points(int(f))[p] for f, p in zip(points.frame, flat)])
+    off = (s * points.xyz.double() @ R.T + t - wanted).norm(dim=-1)
+    assert float(off.median()) < 0.01 and float(off.max()) < 0.1  # the ball's radius is 1
+
+
+@pytest.mark.parametrize("anchor", ["background", "object"])
+def test_the_focal_length_is_found(truth: Truth, oracle: Oracle, anchor: Any) -> None:
+    """Half a pixel of the principal point, taken to be the middle, is half a degree in pictures this small."""
+    result = frames_from_pairs(clip_of(truth), replace(CONFIG, anchor=anchor))
+    turned, centre, _ = errors(result.cameras, truth)
+    assert turned < 0.8 and centre < 0.03
+    assert abs(float(result.cameras.K[0, 0, 0] / truth.K[0, 0, 0]) - 1) < 0.04
+
+
+def test_given_poses_stay(truth: Truth, oracle: Oracle) -> None:
+    result = frames_from_pairs(clip_of(truth, poses=True), CONFIG)
+    assert torch.equal(result.cameras.world_from_cam, truth.world_from_cam) and not result.poses_solved
+    torch.testing.assert_close(result.cameras.K, truth.K)
+
+
+def test_known_intrinsics_stay(truth: Truth, oracle: Oracle) -> None:
+    result = frames_from_pairs(clip_of(truth, K=True), CONFIG)
+    torch.testing.assert_close(result.cameras.K, truth.K)
+
+
+def test_one_frame(truth: Truth, oracle: Oracle) -> None:
+    alone = Truth(truth.K[:1], truth.world_from_cam[:1], truth.depth[:1], truth.object_mask[:1])
+    result = frames_from_pairs(clip_of(alone), CONFIG)
+    assert len(result.cameras) == 1 and len(result.points) > 0.8 * truth.object_mask[0].sum()
+    torch.testing.assert_close(result.cameras.world_from_cam[0], torch.eye(4, dtype=torch.float64))
+
+
+def test_the_second_time_the_network_is_not_asked(truth: Truth, oracle: Oracle, tmp_path: Path) -> None:
+    first = frames_from_pairs(clip_of(truth), CONFIG, cache=tmp_path)
+    asked = oracle.pairs_seen
+    again = frames_from_pairs(clip_of(truth), CONFIG, cache=tmp_path)
+    assert asked > 0 and oracle.pairs_seen == asked
+    assert torch.equal(first.points.xyz, again.points.xyz)
+
+
+def test_a_frame_with_an_empty_mask_has_no_points(truth: Truth, oracle: Oracle) -> None:
+    masks = truth.object_mask.copy()
+    masks[2] = False
+    result = frames_from_pairs(replace(clip_of(truth), masks=list(masks)), replace(CONFIG, anchor="object"))
+    assert 2 not in result.points.frame.unique().tolist() and not bool(result.cameras.registered[2])
+    assert any("could not be placed: 00002" in note for note in result.notes)
+
+
+def test_random_weights_end_with_something_or_one_clear_error(truth: Truth, tmp_path: Path) -> None:
+    save_pair_weights(tmp_path / "small.pth", SMALL, random_weights(SMALL, 0))
+    config = replace(CONFIG, weights=str(tmp_path / "small.pth"))
+    try:
+        result = solve_geometry(clip_of(truth), config)
+    except Exception as error:
+        assert type(error).__name__ in ("RunError", "InputError") and "\n" not in str(error)
+    else:
+        assert bool(torch.isfinite(result.points.xyz).all())
+
+
+def test_mast3r_is_chosen_only_with_weights(truth: Truth) -> None:
+    clip = clip_of(truth)
+    assert choose_source(clip, GeometryConfig(weights="w.pth")) == "mast3r"
+    for config in (GeometryConfig(), GeometryConfig(source="mast3r")):
+        with pytest.raises(InputError, match=r"--geometry\.weights"):
+            choose_source(clip, config)
+
+
+def test_depth_comes_back_to_the_picture() -> None:
+    """A plane, through a view that is cut and enlarged, and through one that is smaller."""
+    K = np.array([[90.0, 0, 70], [0, 90, 50], [0, 0, 1]])
+    normal = np.array([0.2, -0.1, 1.0])
+
+    def plane(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return 3 / (normal[0] * (x - K[0, 2]) / K[0, 0] + normal[1] * (y - K[1, 2]) / K[1, 1] + normal[2])
+
+    mask = np.zeros((100, 140), bool)
+    mask[30:70, 40:100] = True
+    rows, columns = np.mgrid[:100, :140] + 0.5
+    for kind, size in (("object", 96), ("whole", 64)):
+        config = replace(PAIRS, view=kind, size=size)
+        frame = make_pair_frame(np.zeros((100, 140, 3), np.uint8), mask, config)
+        xy = torch.from_numpy(np.stack(np.meshgrid(np.arange(frame.width), np.arange(frame.height)), -1) + 0.5)
+        at = frame.view.to_source(xy).numpy()
+        depth = np.where(frame.kept, plane(at[..., 0], at[..., 1]), 0)
+        back, conf = to_picture(frame, depth, np.where(frame.kept, 2.0, 0))
+        known = back > 0
+        assert (known & mask).sum() > 0.85 * mask.sum()
+        inner = np.zeros_like(mask)
+        inner[34:66, 44:96] = True
+        np.testing.assert_allclose(back[inner], plane(columns, rows)[inner], rtol=1e-4)
+        np.testing.assert_allclose(conf[inner], 2.0, rtol=1e-6)
