@@ -120,7 +120,7 @@ def solve_depth_poses(
         )
     state = start_state(problem, lens, [], scores, parts[0])
     state = replace(state, scale=torch.ones_like(state.scale))
-    config = BundleConfig(refine_scale=False, depth_sigma=0.005, depth_sigma_limits=(0.0005, 0.02))
+    config = BundleConfig(refine_scale=False, max_per_pair=600, depth_sigma=0.005, depth_sigma_limits=(0.0005, 0.02))
     bundle = make_bundle(problem, [], state, scores, config)
     state = bundle.solve() if bundle.directions else state
     state = at_home(state)
