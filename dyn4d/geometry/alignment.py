@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.checks import check_shape
-from dyn4d.core.errors import RunError
+from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.rotations import similarity_fit
 from dyn4d.geometry.bundle import Bundle, BundleConfig, BundleState, make_directions
@@ -27,9 +27,9 @@ from dyn4d.geometry.sparse_start import pair_ties, start_intrinsics, start_state
 class AlignmentConfig:
     """Settings of the alignment."""
 
-    method: Literal["sparse", "dust3r"] = "sparse"
-    """dust3r = the global alignment of all points (`dyn4d.geometry.pointmap_alignment`), with its published settings;
-    what follows is of sparse."""
+    method: Literal["sparse", "mast3r", "dust3r"] = "sparse"
+    """sparse = ours, which the settings below are of; mast3r = the published sparse alignment (`sparse_published`),
+    dust3r = the published alignment of all points (`pointmap_alignment`), both with their published settings."""
     subsample: int = 8
     """Pixels between anchors, whose depths are refined."""
     least_matches: int = 12
@@ -97,17 +97,19 @@ def align(
 
     Raises:
         RunError: nothing ties any two frames together; the numbers make no sense.
+        InputError: poses are to stay, which the method "mast3r" cannot do.
     """
     config, progress = config or AlignmentConfig(), progress or SilentProgress()
     known = [frame.K for frame in frames] if intrinsics is None else list(intrinsics)
     if len(known) != len(frames):
         raise ValueError(f"intrinsics: wanted {len(frames)} entries, found {len(known)}")
-    if config.method == "dust3r":
-        return _on_pointmaps(frames, results, known, world_from_cam, fix_poses, progress)
-    points = [
-        K[:2, 2].double() if K is not None else frame.view.to_view(_middle(frame)) for K, frame in zip(known, frames)
-    ]
-    problem = condense(frames, results, subsample=config.subsample, principal_points=_stack(points))
+    if config.method == "mast3r" and fix_poses:
+        raise InputError("alignment mast3r: it cannot keep poses fixed; use sparse or dust3r")
+    if config.method != "sparse":
+        published = _dust3r if config.method == "dust3r" else _mast3r
+        return published(frames, results, known, world_from_cam, fix_poses, progress)
+    points = _principal_points(frames, known)
+    problem = condense(frames, results, subsample=config.subsample, principal_points=points)
     lens = start_intrinsics(frames, problem, known, shared=config.bundle.shared_intrinsics)
     if lens is None:
         raise RunError("alignment: no pixel of any frame has a usable point; look at the masks and the weights")
@@ -136,31 +138,65 @@ def align(
     return _result(frames, bundle, state if given else at_home(state), notes)
 
 
-def _on_pointmaps(
+def _given(known: Sequence[Tensor | None]) -> Tensor:
+    """(T, 3, 3), NaN where unknown."""
+    nothing = torch.full((3, 3), torch.nan, dtype=torch.float64)
+    return torch.stack([nothing if each is None else each.double() for each in known])
+
+
+def _dust3r(
     frames: Sequence[PairFrame], results: PairResults, known: Sequence[Tensor | None], world_from_cam: Tensor | None,
     fix_poses: bool, progress: Progress,
 ) -> Alignment:  # fmt: skip
     from dyn4d.geometry.pointmap_alignment import align_pointmaps
     from dyn4d.geometry.pointmap_config import PointmapConfig
 
-    nothing = torch.full((3, 3), torch.nan, dtype=torch.float64)
-    K = torch.stack([nothing if each is None else each.double() for each in known])
     config = PointmapConfig(fix_poses=fix_poses, principal_point="source")
-    found = align_pointmaps(frames, results, config, K=K, world_from_cam=world_from_cam, progress=progress)
+    found = align_pointmaps(frames, results, config, K=_given(known), world_from_cam=world_from_cam, progress=progress)
     depth = tuple(torch.where(each > 0, each.double(), torch.nan) for each in found.depth)
     conf = tuple(torch.where(torch.isfinite(d), c.double(), 0.0) for d, c in zip(depth, found.conf))
     motion = tuple(torch.full_like(each, torch.nan) for each in depth)
     return Alignment(found.K, found.world_from_cam, depth, conf, motion, float("nan"), found.notes)
 
 
+def _mast3r(
+    frames: Sequence[PairFrame], results: PairResults, known: Sequence[Tensor | None], world_from_cam: Tensor | None,
+    fix_poses: bool, progress: Progress,
+) -> Alignment:  # fmt: skip
+    from dyn4d.geometry.kinematic import unmatched_views
+    from dyn4d.geometry.sparse_published import align_published
+
+    problem = condense(frames, results, principal_points=_principal_points(frames, known))
+    unmatched = unmatched_views(problem, frames, results)
+    found = align_published(
+        problem, unmatched=unmatched, K=_given(known), world_from_cam=world_from_cam, progress=progress
+    )  # fmt: skip
+    depths, confs = [], []
+    for row, (frame, view) in enumerate(zip(frames, problem.views)):
+        depth = torch.full((int(frame.kept.sum()),), torch.nan, dtype=torch.float64)
+        conf = torch.zeros_like(depth)
+        if bool(found.registered[row]):
+            at = torch.searchsorted(frame.pixels, view.pixels)
+            z = found.depth(problem, row).double()
+            depth[at], conf[at] = torch.where(z > 0, z, torch.nan), torch.where(z > 0, view.conf, 0.0)
+        depths.append(depth)
+        confs.append(conf)
+    motion = tuple(torch.full_like(each, torch.nan) for each in depths)
+    return Alignment(found.K, found.world_from_cam, tuple(depths), tuple(confs), motion, float("nan"))
+
+
+def _principal_points(frames: Sequence[PairFrame], known: Sequence[Tensor | None]) -> Tensor:
+    """(T, 2) px of the views: the given ones, else the middle of the picture that a view is cut from."""
+    points = [
+        K[:2, 2].double() if K is not None else frame.view.to_view(_middle(frame)) for K, frame in zip(known, frames)
+    ]
+    return torch.stack(points) if points else torch.zeros(0, 2, dtype=torch.float64)
+
+
 def _middle(frame: PairFrame) -> Tensor:
     """The middle of the picture that a view is cut from: where its principal point is, if nothing else is known."""
     width, height = frame.view.source
     return torch.tensor([width / 2, height / 2], dtype=torch.float64)
-
-
-def _stack(points: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(points)) if points else torch.zeros(0, 2, dtype=torch.float64)
 
 
 def _notes(

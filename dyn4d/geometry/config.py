@@ -21,8 +21,8 @@ class GeometryConfig:
     then goes into the poses. auto = poses that are given; else the background where there is enough of it."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """Of mast3r: how the network is shown the frames."""
-    alignment: Literal["sparse", "dust3r"] = "sparse"
-    """Of mast3r: sparse = on matches and relative poses, with priors; dust3r = on all points (DUSt3R, equation 5)."""
+    alignment: Literal["sparse", "mast3r", "dust3r"] = "sparse"
+    """Of mast3r: sparse = ours, on matches and relative poses, with priors; mast3r and dust3r = the published ones."""
     fusions: int = 2
     """Of the sparse alignment: how often all passes' depths are brought together and the poses refined again."""
     subsample: int = 8
@@ -40,8 +40,8 @@ class GeometryConfig:
             raise ValueError(f"geometry.source: {self.source!r}; wanted one of {', '.join(sources)}")
         if self.anchor not in ("auto", "background", "object"):
             raise ValueError(f"geometry.anchor: {self.anchor!r}; wanted auto, background or object")
-        if self.alignment not in ("sparse", "dust3r"):
-            raise ValueError(f"geometry.alignment: {self.alignment!r}; wanted sparse or dust3r")
+        if self.alignment not in ("sparse", "mast3r", "dust3r"):
+            raise ValueError(f"geometry.alignment: {self.alignment!r}; wanted sparse, mast3r or dust3r")
         for name, low in (("fusions", 0), ("subsample", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"geometry.{name}: {getattr(self, name)}; wanted a number from {low}")

@@ -1,8 +1,8 @@
-"""Which frames hang on which: the tree along which the published sparse alignment chains its camera poses.
+"""What ties frames together, and the tree along which the published sparse alignment chains its camera poses.
 
-Frames are tied by the number of their matches. The tree only says how poses are parameterised: the better two
-neighbours of it match, the fewer joints lie between frames that see the same. It is published in two ways: the spanning
-tree of most matches, and one that grows with Ward's clusters, whose branches are shorter.
+Frames are tied by their matches or, where these are too unsure, by the pairs' pointmaps. The tree only says how poses
+are parameterised: the better neighbours in it match, the fewer joints lie between frames that see the same. It is
+published in two ways: the spanning tree of most matches, and one that grows with Ward's clusters, its branches shorter.
 
 Source: Duisterhof et al., "MASt3R-SfM", 2024, section 3.3. Frames are rows of the clip's selected frames.
 """
@@ -10,14 +10,19 @@ Source: Duisterhof et al., "MASt3R-SfM", 2024, section 3.3. Frames are rows of t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from scipy.cluster.hierarchy import linkage
+from torch import Tensor
 
 from dyn4d.core.checks import check_shape
-from dyn4d.geometry.sparse_problem import SparseProblem
+from dyn4d.core.errors import RunError
+from dyn4d.geometry.canonical import LARGEST
+from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResults
+from dyn4d.geometry.sparse_problem import PairMatches, SparseProblem
 
 TreeMode = Literal["mst", "hclust-ward"]
 Edge = tuple[int, int]
@@ -42,6 +47,91 @@ class KinematicTree:
     def frames(self) -> tuple[int, ...]:
         """Every frame once, in breadth-first order."""
         return self.root, *(child for _, child in self.edges)
+
+    @property
+    def parents(self) -> list[int]:
+        """For each of `frames` the place of its parent in `frames`; the root's is its own, 0."""
+        place = {frame: number for number, frame in enumerate(self.frames)}
+        return [0, *(place[parent] for parent, _ in self.edges)]
+
+
+class PoseChain:
+    """N rigid motions, each after its parent's.
+
+    Args:
+        parents: `KinematicTree.parents`; breadth-first order, so that all motions of one depth are done at once.
+    """
+
+    def __init__(self, parents: Sequence[int]) -> None:
+        depth = [0]
+        for parent in parents[1:]:
+            depth.append(depth[parent] + 1)
+        self.parents = list(parents)
+        self.levels = [(depth.index(d), depth.index(d) + depth.count(d)) for d in range(1, max(depth) + 1)]
+
+    def compose(self, rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
+        """Motions (N, 3, 3), (N, 3) relative to the parents' -> the motions themselves."""
+        turn, shift = rotation[:1], translation[:1]
+        for start, stop in self.levels:
+            above = self.parents[start:stop]
+            moved = (turn[above] @ translation[start:stop, :, None])[..., 0] + shift[above]
+            turn, shift = torch.cat([turn, turn[above] @ rotation[start:stop]]), torch.cat([shift, moved])
+        return turn, shift
+
+    def relative(self, rotation: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
+        """The inverse of `compose`."""
+        back = rotation[self.parents].transpose(1, 2)
+        turn, shift = back @ rotation, (back @ (translation - translation[self.parents])[..., None])[..., 0]
+        return torch.cat([rotation[:1], turn[1:]]), torch.cat([translation[:1], shift[1:]])
+
+
+@dataclass(frozen=True)
+class SeenAnchors:
+    """One frame's anchors as a pair's pass places them in another frame's camera; only those that it can place.
+
+    Attributes:
+        frame: whose anchors, camera: whose camera; rows in the clip's selected frames.
+        anchor: (K,) int64 rows of the frame's anchors. points: (K, 3) float64 in the camera. conf: (K,) float64 > 0.
+    """
+
+    frame: int
+    camera: int
+    anchor: Tensor
+    points: Tensor
+    conf: Tensor
+
+
+def unmatched_views(
+    problem: SparseProblem, frames: Sequence[PairFrame], results: PairResults, *, min_match_conf: float = 5.0
+) -> list[SeenAnchors]:
+    """What stands in for the matches of pairs that match too little: two views a pair, empty ones left out.
+
+    Args:
+        frames, results: those that the problem was made from, in the same order.
+        min_match_conf: that of `PublishedConfig`.
+    """
+    if (len(frames), len(results)) != (len(problem), len(problem.pairs)):
+        wanted = f"{len(problem)} frames and {len(problem.pairs)} results"
+        raise ValueError(f"unmatched_views: wanted {wanted}, found {len(frames)} and {len(results)}")
+    out: list[SeenAnchors] = []
+    for index, pair in enumerate(problem.pairs):
+        if not matches_enough(pair, min_match_conf):
+            result = results[index]
+            out += [_seen(problem, frames, each) for each in (result, result.swapped())]
+    return [each for each in out if len(each.anchor)]
+
+
+def matches_enough(pair: PairMatches, min_match_conf: float) -> bool:
+    """Whether any match of the pair is surer than that."""
+    return len(pair) > 0 and float(pair.weight.max()) > min_match_conf
+
+
+def _seen(problem: SparseProblem, frames: Sequence[PairFrame], result: PairResult) -> SeenAnchors:
+    """The anchors of b in a's camera."""
+    rows = torch.searchsorted(frames[result.frame_b].pixels, problem.views[result.frame_b].anchor_pixels)
+    points, conf = result.b_in_a[rows].double(), result.conf_b_in_a[rows].double()
+    good = (points.abs() < LARGEST).all(-1) & (conf > 0) & (conf < LARGEST)  # comparisons with NaN are False
+    return SeenAnchors(result.frame_b, result.frame_a, good.nonzero()[:, 0], points[good], conf[good])
 
 
 def pair_scores(problem: SparseProblem) -> np.ndarray:
@@ -105,6 +195,36 @@ def kinematic_forest(problem: SparseProblem, *, mode: TreeMode = "hclust-ward") 
     scores = pair_scores(problem)
     anchors = [len(view.anchor_depth) for view in problem.views]
     return [kinematic_tree(scores, anchors, frames, mode=mode) for frames in connected_components(scores)]
+
+
+def component_tree(
+    problem: SparseProblem, unmatched: Sequence[SeenAnchors] = (), frames: Sequence[int] | None = None, *,
+    min_match_conf: float = 5.0, mode: TreeMode = "hclust-ward",
+) -> KinematicTree:  # fmt: skip
+    """Over what pairs tie together that match surely enough, or match at all and are among `unmatched`.
+
+    Args:
+        frames: those of the component; None: of the largest.
+
+    Raises:
+        RunError: there are several frames, and no such pair.
+        ValueError: `frames` are none, or not tied together.
+    """
+    stand_ins = {frozenset((view.frame, view.camera)) for view in unmatched}
+    tied = tuple(
+        pair
+        for pair in problem.pairs
+        if matches_enough(pair, min_match_conf) or (len(pair) and frozenset((pair.frame_a, pair.frame_b)) in stand_ins)
+    )
+    scores = pair_scores(replace(problem, pairs=tied))
+    if frames is None:
+        frames = next(iter(connected_components(scores)), ())
+        if len(frames) < min(2, len(problem)):
+            raise RunError(
+                f"the sparse alignment: none of {len(problem.pairs)} pairs has a match surer than {min_match_conf:g} "
+                "of pixels that count; look at the masks, or lower min_match_conf"
+            )
+    return kinematic_tree(scores, [len(view.anchor_depth) for view in problem.views], frames, mode=mode)
 
 
 def _most_matches(scores: np.ndarray) -> list[Edge]:
