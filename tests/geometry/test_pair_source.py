@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,10 @@ def test_depth_comes_back_to_the_picture() -> None:
         inner[34:66, 44:96] = True
         np.testing.assert_allclose(back[inner], plane(columns, rows)[inner], rtol=1e-4)
         np.testing.assert_allclose(conf[inner], 2.0, rtol=1e-6)
+
+
+def test_the_example_of_the_documentation_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "geometry.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1
+    exec(compile(blocks[0], "docs/geometry.md", "exec"), {})
