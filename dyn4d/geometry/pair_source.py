@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import map_coordinates
 from torch import Tensor
 
-from dyn4d.core.errors import Dyn4DError, InputError, RunError
+from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
 from dyn4d.geometry.alignment import Alignment, AlignmentConfig, align
@@ -80,15 +80,9 @@ def frames_from_pairs(
         cache: a folder for what the network says; a stopped run goes on from there.
 
     Raises:
-        InputError: no weights, or ones that cannot be read. RunError: the frames cannot be tied together.
+        InputError: weights that cannot be read. RunError: the frames cannot be tied together.
     """
     progress = progress or SilentProgress()
-    if not config.weights:
-        raise InputError(
-            "geometry.source mast3r: no weights: give --geometry.weights FILE (a .pth, or a folder with "
-            "model.safetensors and config.json) or a model's id on the hub, such as "
-            "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
-        )
     network = load_pair_network(config.weights, device)
     for line in network.notes:
         progress.note(line)

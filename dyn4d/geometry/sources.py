@@ -12,6 +12,7 @@ from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.rgbd import require_rgbd
+from dyn4d.geometry.weights import require_weights
 from dyn4d.matching.config import MatchingConfig
 
 
@@ -19,7 +20,8 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
     """The name of the source that `config` and the clip lead to.
 
     Raises:
-        InputError: there is nothing to get geometry from, or the source asked for is not in this version.
+        InputError: there is nothing to get geometry from, weights that were named are not there, or the source asked
+            for is not in this version.
     """
     if config.source == "pointmaps":
         raise InputError("geometry.source pointmaps: not in this version; use rgbd or mast3r")
@@ -30,6 +32,7 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
                 "model.safetensors and config.json) or a model's id on the hub, such as "
                 "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
             )
+        require_weights(config.weights)
         return "mast3r"
     if config.source == "rgbd" or clip.depth is not None:
         require_rgbd(clip)

@@ -339,16 +339,27 @@ def _names(names: list[str]) -> str:
 # ----------------------------------------------------------------------------------------------- the hub
 
 
-def _from_anywhere(path_or_hub_id: str | Path) -> Path:
+def require_weights(path_or_hub_id: str | Path) -> bool:
+    """Is this the id of a model on the hub (True) or a path that is there (False)? Reads and fetches nothing.
+
+    Raises:
+        InputError: neither.
+    """
     path, text = Path(path_or_hub_id).expanduser(), str(path_or_hub_id)
     if path.exists():
-        return path
+        return False
     is_file_name = isinstance(path_or_hub_id, Path) or path.suffix.lower() in (".safetensors", *PICKLES)
     if not is_file_name and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text):
-        return _from_hub(text)
+        return True
     raise InputError(
         f"{path} is not there; give a .pth file, a folder with {TENSORS} and {CONFIG}, or a hub id naver/…"
     )
+
+
+def _from_anywhere(path_or_hub_id: str | Path) -> Path:
+    if require_weights(path_or_hub_id):
+        return _from_hub(str(path_or_hub_id))
+    return Path(path_or_hub_id).expanduser()
 
 
 def _from_hub(model: str) -> Path:

@@ -176,7 +176,9 @@ def test_random_weights_end_with_something_or_one_clear_error(truth: Truth, tmp_
 
 def test_mast3r_is_chosen_only_with_weights(truth: Truth) -> None:
     clip = clip_of(truth)
-    assert choose_source(clip, GeometryConfig(weights="w.pth")) == "mast3r"
+    assert choose_source(clip, GeometryConfig(weights="naver/some-model")) == "mast3r"  # nothing is fetched here
+    with pytest.raises(InputError, match=r"w\.pth is not there"):
+        choose_source(clip, GeometryConfig(weights="w.pth"))
     for config in (GeometryConfig(), GeometryConfig(source="mast3r")):
         with pytest.raises(InputError, match=r"--geometry\.weights"):
             choose_source(clip, config)
