@@ -27,6 +27,7 @@ X0, X1, Y0, Y1, REACH = 6, 7, 8, 9, 10
 AHEAD = 8  # how many steps ahead rows are fetched that lie in no order
 FOUR = 4
 DIGITS, RADIX = 3, 4096  # of the depth sort
+EMPTY = 4  # what a tile costs besides its entries, in entries
 
 _LOG2E = 1.4426950408889634
 
@@ -143,36 +144,6 @@ def _records(
     e.scatter(records, places, [u, v, *exponent, *box, reach, reach.like(0.0)])
 
 
-_RECORDS = "i4[:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] i8 i8 i8 i8 f4[:,:]"
-
-
-@kernel(_RECORDS)
-def make_records(lo: int, hi: int, pack: int) -> None:
-    """Pack what blending needs, in depth order, into records (M, RECORD + D): D channels from channel `first` on
-    (colours, then depth if `with_depth`, then zeros)."""
-    (
-        order, means2d, conics, opacities, colors, depths, first, with_depth, width, height, records
-    ) = unpack(pack, _RECORDS)  # fmt: skip
-    channels = records.shape[1] - RECORD
-    colored = min(max(colors.shape[1] - first, 0), channels)
-    for i in range(lo, hi, FOUR):
-        for k in range(min(i + AHEAD, hi), min(i + AHEAD + FOUR, hi)):
-            prefetch(means2d, order[k])
-            prefetch(conics, order[k])
-            prefetch(opacities, order[k])
-            prefetch(colors, order[k])
-            prefetch(depths, order[k])
-        _records(i, hi, order, means2d, conics, opacities, width, height, records)
-        for k in range(i, min(i + FOUR, hi)):
-            row = order[k]
-            for channel in range(colored):
-                records[k, RECORD + channel] = colors[row, first + channel]
-            for channel in range(colored, channels):
-                records[k, RECORD + channel] = np.float32(0)
-            if with_depth and colored < channels:
-                records[k, RECORD + colored] = depths[row, 0]
-
-
 @register_jitable
 def _rows(records, k):
     """The rows of tiles [top, bottom) that record k reaches."""
@@ -208,16 +179,45 @@ def _columns(records, k, row):
     return min(max(left, first), right), max(min(right, last + 1), left)
 
 
-_COUNT = "i8[:] f4[:,:] i8 i4[:,:] i8[:]"
+_RECORDS = "i8[:] i4[:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] f4[:,:] i8 i8 i8 i8 f4[:,:] i4[:,:] i8[:]"
 
 
-@kernel(_COUNT)
-def count_tiles(lo: int, hi: int, pack: int) -> None:
-    """For each part [parts[j], parts[j + 1]) of the records, lo <= j < hi: counts (parts, tiles) += 1 in every tile
-    that one of them reaches; slots[k + 1] is how many record k reaches."""
-    parts, records, tiles_x, counts, slots = unpack(pack, _COUNT)
+@kernel(_RECORDS)
+def make_records(lo: int, hi: int, pack: int) -> None:
+    """For each part [parts[j], parts[j + 1]) of the drawn Gaussians, lo <= j < hi: pack what blending needs, in depth
+    order, into records (M, RECORD + D): D channels from channel `first` on (colours, then depth if `with_depth`, then
+    zeros). If counts (parts, tiles) has rows, it gets how many of a part's records reach each tile, and slots[k + 1]
+    how many tiles record k reaches."""
+    (
+        parts, order, means2d, conics, opacities, colors, depths, first, with_depth, width, height,
+        records, counts, slots,
+    ) = unpack(pack, _RECORDS)  # fmt: skip
+    channels = records.shape[1] - RECORD
+    colored = min(max(colors.shape[1] - first, 0), channels)
+    tiles_x = (width + TILE - 1) // TILE
     for part in range(lo, hi):
-        for k in range(parts[part], parts[part + 1]):
+        end = parts[part + 1]
+        for i in range(parts[part], end, FOUR):
+            for k in range(min(i + AHEAD, end), min(i + AHEAD + FOUR, end)):
+                prefetch(means2d, order[k])
+                prefetch(conics, order[k])
+                prefetch(opacities, order[k])
+                prefetch(colors, order[k])
+                prefetch(depths, order[k])
+            _records(i, end, order, means2d, conics, opacities, width, height, records)
+            for k in range(i, min(i + FOUR, end)):
+                source = order[k]
+                for channel in range(colored):
+                    records[k, RECORD + channel] = colors[source, first + channel]
+                for channel in range(colored, channels):
+                    records[k, RECORD + channel] = np.float32(0)
+                if with_depth and colored < channels:
+                    records[k, RECORD + colored] = depths[source, 0]
+        if counts.shape[0] == 0:
+            continue
+        for tile in range(counts.shape[1]):
+            counts[part, tile] = 0
+        for k in range(parts[part], end):
             reached = 0
             top, bottom = _rows(records, k)
             for row in range(top, bottom):
@@ -228,25 +228,44 @@ def count_tiles(lo: int, hi: int, pack: int) -> None:
             slots[k + 1] = reached
 
 
-_OFFSETS = "i4[:,:] i8[:] i8[:]"
+_OFFSETS = "i4[:,:] i8[:] i8[:] i8[:]"
 
 
 @kernel(_OFFSETS)
 def tile_offsets(lo: int, hi: int, pack: int) -> None:
     """Turn counts into places: starts (tiles + 1,) of the tiles' lists, counts[part, tile] where a part's records
-    begin in them, and slots (M + 1,) into running sums."""
-    counts, starts, slots = unpack(pack, _OFFSETS)
+    begin in them, and slots (M + 1,) into running sums. `bounds` gets the ends of ranges of tiles that cost about the
+    same to blend."""
+    counts, starts, slots, bounds = unpack(pack, _OFFSETS)
+    tiles, ranges = counts.shape[1], bounds.shape[0] - 1
     at = 0
-    for tile in range(counts.shape[1]):
+    for tile in range(tiles):
         starts[tile] = at
         for part in range(counts.shape[0]):
             here = counts[part, tile]
             counts[part, tile] = at
             at += here
-    starts[counts.shape[1]] = at
+    starts[tiles] = at
     slots[0] = 0
     for k in range(1, slots.shape[0]):
         slots[k] += slots[k - 1]
+    tile, total = 0, at + EMPTY * tiles
+    for j in range(ranges):
+        while (starts[tile] + EMPTY * tile) * ranges < total * j:
+            tile += 1
+        bounds[j] = tile
+    bounds[ranges] = tiles
+
+
+_CLEAR = "f4[:]"
+
+
+@kernel(_CLEAR)
+def clear(lo: int, hi: int, pack: int) -> None:
+    """Zeros."""
+    (numbers,) = unpack(pack, _CLEAR)
+    for i in range(lo, hi):
+        numbers[i] = np.float32(0)
 
 
 _FILL = "i8[:] f4[:,:] i8 i4[:,:] i8[:] i4[:,:]"

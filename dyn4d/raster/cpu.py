@@ -6,6 +6,7 @@ They are separate so that `info["means2d"]` is a tensor of the graph, whose grad
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,53 +19,78 @@ from dyn4d.raster import blend_kernels as tk
 from dyn4d.raster import harmonic_kernels as hk
 from dyn4d.raster import projection_kernels as pk
 from dyn4d.raster.request import Drawn, Request, make_info
-from dyn4d.raster.threads import cost_bounds, even_bounds, launch, launch_whole
+from dyn4d.raster.threads import Job, even_bounds, launch, launch_all, launch_whole, numbered, shared, whole
 
 
 def draw(request: Request) -> Drawn:
     """See `rasterization`."""
-    small = [request.viewmats, request.Ks, request.backgrounds, request.colors if request.sh_degree is None else None]
-    if not all(math.isfinite(_plain(t).double().sum()) for t in small if t is not None):
+    views, Ks = request.viewmats.tolist(), request.Ks.tolist()
+    sums: list[float] = [sum(map(sum, matrix)) for matrix in (*views, *Ks)]
+    for given in (request.backgrounds, request.colors if request.sh_degree is None else None):
+        if given is not None:
+            sums.append(float(given.detach().sum(dtype=torch.float64)))
+    if not math.isfinite(sum(sums)):
         request.check_finite()  # the kernels look at the rest
-    empty = request.means.new_zeros(0)
+    cameras = [_camera(view, K, request) for view, K in zip(views, Ks)]
     means2d, depths, conics, compensations, radii, residues = _Project.apply(
         request.means,
-        empty.reshape(0, 4) if request.quats is None else request.quats,
-        empty.reshape(0, 3) if request.scales is None else request.scales,
-        empty.reshape(0, 3, 3) if request.covars is None else request.covars,
-        request.viewmats, request.Ks, request.opacities.detach(), request,
+        torch.empty(0, 4) if request.quats is None else request.quats,
+        torch.empty(0, 3) if request.scales is None else request.scales,
+        torch.empty(0, 3, 3) if request.covars is None else request.covars,
+        request.viewmats, request.opacities.detach(), cameras, request,
     )  # type: ignore[misc]  # fmt: skip
+    orders = [_Order(*(t[c] for t in (radii, depths.detach(), residues))) for c in range(request.cameras)]
+    sorts = [order.job for order in orders]
     opacities = request.opacities.unsqueeze(0)  # (1, N), or one row for each camera
     if request.antialiased:
         opacities = opacities * compensations
-    if not request.with_color:
-        colors = request.means.new_zeros(1, len(request.means), 0)
-    elif request.sh_degree is None:
-        colors = request.colors if request.colors.dim() == 3 else request.colors.unsqueeze(0)
-    else:
+    if request.with_color and request.sh_degree is not None:
         coefficients = request.colors if request.colors.dim() == 4 else request.colors.unsqueeze(0)
         # colours of degree 0 are the same from everywhere
         centres = request.camera_centres() if request.sh_degree > 0 else request.viewmats.detach()[:, :3, 3]
         colors = _HarmonicColors.apply(
-            request.means, centres, coefficients, radii, request
+            request.means, centres, coefficients, radii, sorts, request
         )  # type: ignore[misc]  # fmt: skip
+    else:
+        launch_all(sorts)
+        colors = request.colors if request.with_color else request.means.new_zeros(len(request.means), 0)
+        colors = colors if colors.dim() == 3 else colors.unsqueeze(0)
     backgrounds = request.backgrounds if request.with_color else None
+    rows = [order.rows() for order in orders]
     renders, alphas = _Blend.apply(
-        means2d, depths, conics, opacities, colors, backgrounds, radii, residues, request
+        means2d, depths, conics, opacities, colors, backgrounds, rows, request
     )  # type: ignore[misc]  # fmt: skip
     shown = opacities.expand(request.cameras, -1)
     info = make_info(request, means2d=means2d, radii=radii, depths=depths, conics=conics, opacities=shown)
     return renders, alphas, info
 
 
-def _plain(value: Tensor) -> Tensor:
-    """As kernels want it."""
-    return value.detach().contiguous()
+class _Order:
+    """The rows of a camera's drawn Gaussians, nearest first, once `job` has been done.
+
+    Sorting is not divided, as it would be over in too many short turns of all threads; but it need not be alone.
+    """
+
+    def __init__(self, radii: Tensor, depths: Tensor, residues: Tensor) -> None:
+        count = len(radii)
+        self._rows, spare = torch.empty(count, dtype=torch.int32), torch.empty(3, count, dtype=torch.int32)
+        self._found, histogram = torch.zeros(1, dtype=torch.int64), torch.zeros(bk.DIGITS, bk.RADIX, dtype=torch.int64)
+        given = radii, _table(depths), residues
+        self.job = whole(bk.depth_order, count, *given, self._rows, *spare, histogram, self._found)
+
+    def rows(self) -> Tensor:
+        return self._rows[: int(self._found)]
+
+
+def _zeros(*shape: int) -> Tensor:
+    """torch would fill a large tensor in all threads: more waiting than work where a core is busy."""
+    return torch.from_numpy(np.zeros(shape, np.float32))
 
 
 def _table(value: Tensor) -> Tensor:
     """(N, ...) as rows of numbers."""
-    return value.detach().contiguous().reshape(value.shape[0], math.prod(value.shape[1:]))
+    value = value.contiguous()
+    return value if value.ndim == 2 else value.view(value.shape[0], math.prod(value.shape[1:]))
 
 
 def _of(each: Any, camera: int) -> Any:
@@ -72,37 +98,39 @@ def _of(each: Any, camera: int) -> Any:
     return each[min(camera, len(each) - 1)]
 
 
-def _camera(viewmat: Tensor, K: Tensor, request: Request) -> np.ndarray:
+def _camera(view: list[list[float]], K: list[list[float]], request: Request) -> Tensor:
     """The numbers that `projection_kernels.project` reads of one camera."""
-    view, intrinsics = viewmat.detach().double().numpy(), K.detach().double().numpy()
-    fx, fy, cx, cy = intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]
+    fx, fy = np.float64(K[0][0]), np.float64(K[1][1])  # Python's own division by 0 is an error
+    cx, cy = K[0][2], K[1][2]
     width, height = request.width, request.height
-    out = np.empty(pk.CAMERA, np.float64)
-    out[:9], out[9:12] = view[:3, :3].ravel(), view[:3, 3]
     pad_x, pad_y = 0.15 * width / fx, 0.15 * height / fy  # as in reference.project
-    out[12:16] = fx, fy, cx, cy
-    out[16:20] = -(cx / fx + pad_x), (width - cx) / fx + pad_x, -(cy / fy + pad_y), (height - cy) / fy + pad_y
-    out[20:] = request.near_plane, request.far_plane, request.radius_clip, request.eps2d, width, height
-    return out
+    numbers = [
+        *view[0][:3], *view[1][:3], *view[2][:3], view[0][3], view[1][3], view[2][3], fx, fy, cx, cy,
+        -(cx / fx + pad_x), (width - cx) / fx + pad_x, -(cy / fy + pad_y), (height - cy) / fy + pad_y,
+        request.near_plane, request.far_plane, request.radius_clip, request.eps2d, width, height,
+    ]  # fmt: skip
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, covars: Tensor, viewmats: Tensor, Ks: Tensor,
-        opacities: Tensor, request: Request,
+        ctx: Any, means: Tensor, quats: Tensor, scales: Tensor, covars: Tensor, viewmats: Tensor, opacities: Tensor,
+        cameras: list[Tensor], request: Request,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        views, count = viewmats.shape[0], means.shape[0]
+        views, count = len(cameras), means.shape[0]
         inputs = [_table(t) for t in (means, quats, scales, covars, opacities)]
-        cameras = [_camera(viewmats[c], Ks[c], request) for c in range(views)]
         means2d, depths = torch.empty(views, count, 2), torch.empty(views, count)
         conics, compensations = torch.empty(views, count, 3), torch.empty(views, count)
-        radii, residues = torch.empty(views, count, 2, dtype=torch.int32), torch.empty(views, count)
-        bounds, flag = even_bounds(count, pk.BLOCK), np.zeros(1, np.int64)
+        radii, residues = torch.empty(views, count, 2, dtype=torch.int32), torch.empty(views, count, 1)
+        bounds, flag = even_bounds(count, pk.BLOCK), torch.zeros(1, dtype=torch.int64)
+        jobs = []
         for c in range(views):
             outputs = [_table(t[c]) for t in (means2d, depths, residues, conics, compensations, radii)]
-            launch(pk.project, bounds, len(covars) > 0, *inputs, cameras[c], request.antialiased, *outputs, flag)
-        if flag[0]:
+            given = len(covars) > 0, *inputs, cameras[c], request.antialiased
+            jobs.append((pk.project, bounds, (*given, *outputs, flag)))
+        launch_all(jobs)
+        if flag.item():
             request.check_finite()
         ctx.save_for_backward(means, quats, scales, covars, radii)
         ctx.cameras = cameras
@@ -114,43 +142,49 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         *given, radii = ctx.saved_tensors
         count, inputs = len(given[0]), [_table(t) for t in given]
-        nothing = np.zeros((count, 3), np.float32)
         totals = [torch.empty_like(value) for value in inputs]
-        v_viewmats = torch.zeros(len(ctx.cameras), 4, 4)
+        v_viewmats = torch.zeros(len(ctx.cameras), 4, 4) if ctx.needs_input_grad[4] else None
         bounds = even_bounds(count, pk.BLOCK)
         for c, camera in enumerate(ctx.cameras):
             parts = totals if c == 0 else [torch.empty_like(value) for value in inputs]
-            v_pose = np.empty((-(-count // pk.BLOCK), 12), np.float64)
+            v_pose = torch.empty(-(-count // pk.BLOCK), 12, dtype=torch.float64)
             slopes = [
-                np.ascontiguousarray(nothing[:, :width]) if g is None else _table(g[c])
-                for g, width in zip(grads, (2, 1, 3, 1))
-            ]
+                _zeros(count, width) if g is None else _table(g[c]) for g, width in zip(grads, (2, 1, 3, 1))
+            ]  # fmt: skip
             launch(
-                pk.project_backward, bounds, len(given[3]) > 0, *inputs, camera, _table(radii[c]), *slopes, *parts,
-                v_pose,
+                pk.project_backward, bounds, len(given[3]) > 0, *inputs, camera, radii[c], *slopes, *parts, v_pose,
             )  # fmt: skip
             if c > 0:
                 for total, part in zip(totals, parts):
                     total += part
-            pose = torch.from_numpy(v_pose.sum(0))
-            v_viewmats[c, :3, :3], v_viewmats[c, :3, 3] = pose[:9].reshape(3, 3).float(), pose[9:].float()
-        v_means, v_quats, v_scales, v_covars = (t.reshape(g.shape) for t, g in zip(totals, given))
+            if v_viewmats is not None:
+                pose = _sum(v_pose)
+                v_viewmats[c, :3, :3], v_viewmats[c, :3, 3] = pose[:9].view(3, 3), pose[9:]
+        v_means, v_quats, v_scales, v_covars = (t.view(g.shape) for t, g in zip(totals, given))
         return v_means, v_quats, v_scales, v_covars, v_viewmats, None, None, None
+
+
+def _sum(rows: Tensor) -> Tensor:
+    """Of all rows, as float32. NumPy adds them in an order that no number of threads changes."""
+    return torch.from_numpy(rows.numpy().sum(0)).float()
 
 
 class _HarmonicColors(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, request: Request
+        ctx: Any, means: Tensor, centres: Tensor, coefficients: Tensor, radii: Tensor, sorts: list[Job],
+        request: Request,
     ) -> Tensor:  # fmt: skip
+        """Also does the `sorts`."""
         views, count, degree = centres.shape[0], means.shape[0], request.sh_degree
-        colors, flag = torch.empty(views, count, 3), np.zeros(1, np.int64)
+        colors, flag = torch.empty(views, count, 3), torch.zeros(1, dtype=torch.int64)
+        bounds, table = even_bounds(count, hk.BLOCK), _table(means)
+        jobs = []
         for c in range(views):
-            launch(
-                hk.colors_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _plain(centres[c]),
-                _table(_of(coefficients, c)), _table(radii[c]), _table(colors[c]), flag,
-            )  # fmt: skip
-        if flag[0]:
+            given = table, centres[c].contiguous(), _table(_of(coefficients, c)), radii[c]
+            jobs.append((hk.colors_kernel(degree), bounds, (*given, colors[c], flag)))
+        launch_all([*sorts, *jobs])
+        if flag.item():
             request.check_finite()
         ctx.save_for_backward(means, centres, coefficients, radii, colors)
         ctx.degree = degree
@@ -159,30 +193,30 @@ class _HarmonicColors(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         means, centres, coefficients, radii, colors = ctx.saved_tensors
-        count, degree = len(means), ctx.degree
-        used = (degree + 1) ** 2
-        make = np.empty if used == coefficients.shape[2] else np.zeros  # only what the degree uses is written
-        shape, sides = (count, 3 * coefficients.shape[2]), len(coefficients)
-        v_sh: list[np.ndarray] = []
-        v_means, v_centres = None, torch.zeros_like(centres)
+        count, degree, table = len(means), ctx.degree, _table(means)
+        used, sides = (degree + 1) ** 2, len(coefficients)
+        make = torch.empty if used == coefficients.shape[2] else _zeros  # only what the degree uses is written
+        bounds = even_bounds(count, hk.BLOCK)
+        v_sh: list[Tensor] = []
+        v_means = None
+        v_centres = torch.zeros_like(centres) if ctx.needs_input_grad[1] else None
         for c in range(len(centres)):
-            part, part_means = make(shape, np.float32), np.empty((count, 3), np.float32)
-            v_centre = np.zeros((-(-count // hk.BLOCK), 3), np.float64)
+            part, part_means = make(count, 3 * coefficients.shape[2]), torch.empty(count, 3)
+            v_centre = torch.zeros(-(-count // hk.BLOCK), 3, dtype=torch.float64)
             launch(
-                hk.colors_backward_kernel(degree), even_bounds(count, hk.BLOCK), _table(means), _plain(centres[c]),
-                _table(_of(coefficients, c)), _table(radii[c]), _table(colors[c]), _table(grads[0][c]),
-                part, part_means, v_centre,
+                hk.colors_backward_kernel(degree), bounds, table, centres[c].contiguous(),
+                _table(_of(coefficients, c)), radii[c], colors[c], _table(grads[0][c]), part, part_means, v_centre,
             )  # fmt: skip
             if degree > 0:
-                v_means = part_means if v_means is None else v_means + part_means
-                v_centres[c] = torch.from_numpy(v_centre.sum(0)).float()
+                v_means = part_means if v_means is None else v_means.add_(part_means)
+                if v_centres is not None:
+                    v_centres[c] = _sum(v_centre)
             if c < sides:
                 v_sh.append(part)
             else:
                 v_sh[-1] += part
-        total = v_sh[0][None] if sides == 1 else np.stack(v_sh)
-        v_coefficients = torch.from_numpy(total).reshape(coefficients.shape)
-        return None if v_means is None else torch.from_numpy(v_means), v_centres, v_coefficients, None, None
+        total = v_sh[0] if sides == 1 else torch.stack(v_sh)
+        return v_means, v_centres, total.view(coefficients.shape), None, None, None
 
 
 @dataclass(frozen=True)
@@ -191,23 +225,25 @@ class _Layer:
 
     Attributes:
         first: the first channel. padded: channels that the kernels drew.
-        order: drawn Gaussians, nearest first. records, boxes, slots, starts, entries: see the kernels.
-        image, alpha, through, last: what was drawn; `through` is 1 - alpha without its rounding.
+        order: drawn Gaussians, nearest first. records, slots, starts, entries: see the kernels.
+        bounds: ranges of tiles of nearly equal cost.
+        image: what was drawn, where one channel is divided by alpha (`expected`) and it is not the whole picture.
+        through: 1 - alpha without its rounding. last: see `blend_kernels.blend_kernel`.
     """
 
     first: int
     padded: int
-    order: np.ndarray
-    records: np.ndarray
-    slots: np.ndarray
-    starts: np.ndarray
-    entries: np.ndarray
-    background: np.ndarray
+    order: Tensor
+    records: Tensor
+    slots: Tensor
+    starts: Tensor
+    entries: Tensor
+    bounds: array[int]
+    background: Tensor
     expected: int
-    image: np.ndarray
-    alpha: np.ndarray
-    through: np.ndarray
-    last: np.ndarray
+    image: Tensor | None
+    through: Tensor
+    last: Tensor
 
 
 def _split(channels: int) -> list[tuple[int, int, int]]:
@@ -223,23 +259,18 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, means2d: Tensor, depths: Tensor, conics: Tensor, opacities: Tensor, colors: Tensor,
-        backgrounds: Tensor | None, radii: Tensor, residues: Tensor, request: Request,
+        backgrounds: Tensor | None, orders: list[Tensor], request: Request,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        views = len(means2d)
+        views = means2d.shape[0]
         channels = colors.shape[-1] + int(request.with_depth)
         renders = torch.empty(views, request.height, request.width, channels)
         alphas = torch.empty(views, request.height, request.width, 1)
         ctx.layers = []
-        for c in range(views):
-            geometry = [_table(t[c]) for t in (means2d, conics)] + [_table(_of(opacities, c))]
-            order = _depth_order(_table(radii[c]), _table(depths[c]), _table(residues[c]))
-            layers = _draw_view(
-                request, geometry, _table(_of(colors, c)), _table(depths[c]), order,
-                None if backgrounds is None else _plain(backgrounds[c]).numpy(), renders.numpy()[c],
-                alphas.numpy()[c, ..., 0],
-            )  # fmt: skip
-            ctx.layers.append(layers)
-        drawn = (renders, alphas) if request.expected_depth else ()  # the layers hold them; torch watches for changes
+        for c, order in enumerate(orders):
+            geometry = [_table(t) for t in (means2d[c], conics[c], _of(opacities, c), _of(colors, c), depths[c])]
+            background = None if backgrounds is None else backgrounds[c]
+            ctx.layers.append(_draw_view(request, geometry, order, background, renders[c], alphas[c]))
+        drawn = (renders, alphas) if request.expected_depth else ()  # torch watches whether they are changed
         ctx.save_for_backward(means2d, conics, opacities, colors, *drawn)
         ctx.request = request
         ctx.means2d = means2d if request.absgrad else None
@@ -247,115 +278,103 @@ class _Blend(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        means2d, conics, opacities, colors, *_ = ctx.saved_tensors
+        means2d, conics, opacities, colors, *drawn = ctx.saved_tensors
         request: Request = ctx.request
         views, count = means2d.shape[:2]
-        v_renders, v_alphas = _plain(grads[0]).numpy(), _plain(grads[1]).numpy()[..., 0]
-        v_means2d, v_depths = np.zeros((views, count, 2), np.float32), np.zeros((views, count, 1), np.float32)
-        v_conics, v_opacities = (
-            np.zeros((views, count, 3), np.float32),
-            np.zeros((len(opacities), count, 1), np.float32),
-        )
-        v_colors = np.zeros(colors.shape, np.float32)
-        v_abs = np.zeros((views, count if request.absgrad else 0, 2), np.float32)
+        v_renders, v_alphas = grads[0].contiguous(), grads[1].contiguous()
+        v_means2d, v_depths = torch.empty(views, count, 2), torch.empty(views, count, 1)
+        v_conics, v_opacities = torch.empty(views, count, 3), torch.empty(len(opacities), count, 1)
+        v_colors, v_abs = torch.empty(colors.shape), torch.empty(views, count if request.absgrad else 0, 2)
+        totals = [t.view(-1) for t in (v_means2d, v_depths, v_conics, v_opacities, v_colors, v_abs)]
+        clears = [(bk.clear, even_bounds(t.shape[0], each=1), (t,)) for t in totals]
         for c in range(views):
-            outputs = (
-                v_means2d[c], v_conics[c], _of(v_opacities, c), _of(v_colors, c), v_depths[c], v_abs[c]
-            )  # fmt: skip
+            outputs = (v_means2d[c], v_conics[c], _of(v_opacities, c), _of(v_colors, c), v_depths[c], v_abs[c])
+            geometry = _table(conics[c]), _table(_of(opacities, c))
             for layer in ctx.layers[c]:
-                _layer_backward(
-                    layer, request, _table(conics[c]), _table(_of(opacities, c)), v_renders[c], v_alphas[c], outputs
-                )  # fmt: skip
+                pictures = [t[c] for t in (v_renders, v_alphas, *drawn)]
+                _layer_backward(layer, request, clears, geometry, pictures, outputs)
+                clears = []
         if request.absgrad:
-            ctx.means2d.absgrad = torch.from_numpy(v_abs)
+            ctx.means2d.absgrad = v_abs
         v_backgrounds = None
         if ctx.needs_input_grad[5]:
-            through = np.stack([layers[0].through for layers in ctx.layers])[..., None]
-            v_backgrounds = torch.from_numpy((v_renders[..., : colors.shape[-1]] * through).sum((1, 2)))
-        flat = [torch.from_numpy(t) for t in (v_means2d, v_depths[..., 0], v_conics, v_opacities[..., 0], v_colors)]
-        return (*flat, v_backgrounds, None, None, None)
+            through = torch.stack([layers[0].through for layers in ctx.layers])[..., None]
+            v_backgrounds = v_renders[..., : colors.shape[-1]] * through
+            v_backgrounds = torch.from_numpy(v_backgrounds.numpy().sum((1, 2)))
+        flat = (v_means2d, v_depths[..., 0], v_conics, v_opacities[..., 0], v_colors)
+        return (*flat, v_backgrounds, None, None)
 
 
 def _draw_view(
-    request: Request, geometry: list[Tensor], colors: Tensor, depths: Tensor, order: np.ndarray,
-    background: np.ndarray | None, image: np.ndarray, alpha: np.ndarray,
-) -> list[_Layer]:  # fmt: skip
-    """Blend one camera's Gaussians into image (H, W, X) and alpha (H, W)."""
-    width, height = request.width, request.height
+    request: Request, geometry: list[Tensor], order: Tensor, background: Tensor | None, image: Tensor, alpha: Tensor
+) -> list[_Layer]:
+    """Blend one camera's Gaussians into image (H, W, X) and alpha (H, W, 1). Geometry: means2d, conics, opacities,
+    colors, depths."""
+    width, height, channels = request.width, request.height, image.shape[-1]
     tiles_x, tiles_y = -(-width // bk.TILE), -(-height // bk.TILE)
-    slots = starts = entries = np.empty(0, np.int64)
+    numbers, parts = numbered(even_bounds(len(order), pk.BLOCK))
+    counts, slots = torch.empty(len(numbers) - 1, tiles_x * tiles_y, dtype=torch.int32), _integers(len(order) + 1)
+    starts, entries, bounds = _integers(counts.shape[1] + 1), counts, even_bounds(counts.shape[1])
     layers = []
-    for first, used, padded in _split(image.shape[-1]):
-        records = torch.empty(len(order), bk.RECORD + padded).numpy()  # torch's memory begins on a cache line
+    for first, used, padded in _split(channels):
+        records = torch.empty(len(order), bk.RECORD + padded)
         launch(
-            bk.make_records, even_bounds(len(order), pk.BLOCK), order, *geometry, colors, depths, first,
-            request.with_depth, width, height, records,
+            bk.make_records, numbers, parts, order, *geometry, first, request.with_depth, width, height, records,
+            counts if first == 0 else counts[:0], slots,
         )  # fmt: skip
-        if first == 0:
-            slots, starts, entries = _bin(records, tiles_x, tiles_x * tiles_y)
-        behind = np.zeros(padded, np.float32)
+        if first == 0:  # a counting sort by tile
+            launch_whole(bk.tile_offsets, 1, counts, starts, slots, shared(bounds))
+            entries = torch.empty(int(starts[-1]), 2, dtype=torch.int32)
+            launch(bk.fill_tiles, numbers, parts, records, tiles_x, counts, slots, entries)
+        behind = torch.zeros(padded)
         if background is not None:
-            part = background[first : first + padded]
-            behind[: len(part)] = part
-        last_pass = first + used == image.shape[-1]
-        expected = used - 1 if request.expected_depth and last_pass else -1
-        part = image if used == image.shape[-1] == padded else np.empty((height, width, padded), np.float32)
-        through, last = np.empty((2, height, width), np.float32)
+            some = background[first : first + padded]
+            behind[: len(some)] = some
+        expected = used - 1 if request.expected_depth and first + used == channels else -1
+        part = image if used == channels == padded else torch.empty(height, width, padded)
+        through, last = torch.empty(height, width), torch.empty(height, width)
         launch(
-            tk.blend_kernel(padded), cost_bounds(starts), records, starts, entries, behind, expected,
-            width, height, tiles_x, part.reshape(-1), alpha.reshape(-1), through.reshape(-1),
-            last.reshape(-1),
+            tk.blend_kernel(padded), bounds, records, starts, entries, behind, expected, width, height, tiles_x,
+            *(t.view(-1) for t in (part, alpha, through, last)),
         )  # fmt: skip
         if part is not image:
             image[..., first : first + used] = part[..., :used]
+        kept = part if part is not image and expected >= 0 else None
         layers.append(
-            _Layer(first, padded, order, records, slots, starts, entries, behind, expected, part, alpha, through, last)
+            _Layer(first, padded, order, records, slots, starts, entries, bounds, behind, expected, kept, through, last)
         )
     return layers
 
 
-def _depth_order(radii: Tensor, depths: Tensor, residues: Tensor) -> np.ndarray:
-    count = len(radii)
-    rows, spare = np.empty((2, count), np.int32)
-    keys, spare_keys = np.empty((2, count), np.uint32)
-    histogram, found = np.zeros((bk.DIGITS, bk.RADIX), np.int64), np.zeros(1, np.int64)
-    launch_whole(bk.depth_order, count, radii, depths, residues, rows, spare, keys, spare_keys, histogram, found)
-    return rows[: found[0]]
-
-
-def _bin(records: np.ndarray, tiles_x: int, tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counting sort of the records by tile: slots (M + 1,), starts (tiles + 1,), entries (slots, 2)."""
-    bounds = even_bounds(len(records), pk.BLOCK)
-    each = np.arange(len(bounds))
-    counts = np.zeros((len(bounds) - 1, tiles), np.int32)
-    slots, starts = np.empty(len(records) + 1, np.int64), np.empty(tiles + 1, np.int64)
-    launch(bk.count_tiles, each, bounds, records, tiles_x, counts, slots)
-    launch_whole(bk.tile_offsets, 1, counts, starts, slots)
-    entries = np.empty((int(starts[-1]), 2), np.int32)
-    launch(bk.fill_tiles, each, bounds, records, tiles_x, counts, slots, entries)
-    return slots, starts, entries
+def _integers(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.int64)
 
 
 def _layer_backward(
-    layer: _Layer, request: Request, conics: Tensor, opacities: Tensor, v_image: np.ndarray,
-    v_alpha: np.ndarray, outputs: tuple[np.ndarray, ...],
+    layer: _Layer, request: Request, first: list[Job], geometry: tuple[Tensor, Tensor], pictures: list[Tensor],
+    outputs: tuple[Tensor, ...],
 ) -> None:  # fmt: skip
-    """Add one layer's gradients to the outputs of `blend_kernels.gather_slots`."""
+    """Add one layer's gradients to the outputs of `blend_kernels.gather_slots`, after doing what comes `first`.
+    Geometry: conics, opacities. Pictures: v_image, v_alpha and, if depth is divided by alpha, image and alpha."""
+    v_image, v_alpha, *drawn = pictures
     used = min(layer.padded, v_image.shape[-1] - layer.first)
     if used != layer.padded or v_image.shape[-1] != layer.padded:
-        part = np.zeros((*v_image.shape[:2], layer.padded), np.float32)
+        part = _zeros(*v_image.shape[:2], layer.padded)
         part[..., :used] = v_image[..., layer.first : layer.first + used]
         v_image = part
     if layer.first > 0:
-        v_alpha = np.zeros_like(v_alpha)  # alpha is the same in every pass; its gradient counts once
-    sums = np.empty((len(layer.entries), tk.MOMENTS + layer.padded), np.float32)
-    pictures = [p.reshape(-1) for p in (layer.image, layer.alpha, layer.through, layer.last, v_image, v_alpha)]
-    launch(
-        tk.blend_backward_kernel(layer.padded, request.absgrad), cost_bounds(layer.starts), layer.records,
-        layer.starts, layer.entries, layer.background, layer.expected, request.width, request.height,
-        -(-request.width // bk.TILE), *pictures, sums,
+        v_alpha = _zeros(*v_alpha.shape)  # alpha is the same in every pass; its gradient counts once
+    image, alpha = v_image, v_alpha  # any numbers will do: the pictures only matter where one is divided by the other
+    if layer.expected >= 0:
+        image, alpha = drawn if layer.image is None else (layer.image, drawn[1])
+    sums = torch.empty(len(layer.entries), tk.MOMENTS + layer.padded)
+    flat = [t.view(-1) for t in (image, alpha, layer.through, layer.last, v_image, v_alpha)]
+    arguments = (
+        layer.records, layer.starts, layer.entries, layer.background, layer.expected, request.width, request.height,
+        -(-request.width // bk.TILE), *flat, sums,
     )  # fmt: skip
+    launch_all([*first, (tk.blend_backward_kernel(layer.padded, request.absgrad), layer.bounds, arguments)])
     launch(
-        tk.gather_slots, even_bounds(len(layer.order), pk.BLOCK), layer.order, layer.slots, sums, conics, opacities,
+        tk.gather_slots, even_bounds(len(layer.order), pk.BLOCK), layer.order, layer.slots, sums, *geometry,
         layer.first, request.with_depth, *outputs,
     )  # fmt: skip

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, prange, types
@@ -23,26 +23,21 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
-from torch import Tensor
 
 from dyn4d.raster import vectors
 
 # numba imports half of itself when it first compiles or loads something; with this module's import, not in a first call
 cpu_target.target_context.refresh()  # type: ignore[attr-defined]
 
+TASK = 4  # integers of a task: a kernel's address, lo, hi, pack
+
 _INT64 = ir.IntType(64)
 _KINDS = {
-    "f4": (types.float32, np.dtype(np.float32)),
-    "f8": (types.float64, np.dtype(np.float64)),
-    "i4": (types.int32, np.dtype(np.int32)),
-    "u4": (types.uint32, np.dtype(np.uint32)),
-    "i8": (types.int64, np.dtype(np.int64)),
-}
-_OF_TORCH = {
-    np.dtype(np.float32): torch.float32,
-    np.dtype(np.float64): torch.float64,
-    np.dtype(np.int32): torch.int32,
-    np.dtype(np.int64): torch.int64,
+    "f4": (types.float32, torch.float32),
+    "f8": (types.float64, torch.float64),
+    "i4": (types.int32, torch.int32),
+    "u4": (types.uint32, torch.int32),  # torch can do little with a uint32; a kernel sees the bits
+    "i8": (types.int64, torch.int64),
 }
 
 
@@ -96,8 +91,8 @@ class Kernel:
         kind = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
         return kind(self.address)  # type: ignore[arg-type]  # an address is one of the things that it takes
 
-    def pack(self, values: tuple[Any, ...]) -> np.ndarray:
-        """The arguments as `unpack` reads them; whoever calls keeps the arrays alive."""
+    def pack(self, values: tuple[Any, ...]) -> array[int]:
+        """The arguments as `unpack` reads them; whoever calls keeps the tensors alive."""
         if len(values) != len(self.arguments):
             raise TypeError(f"{self.name}: wanted {len(self.arguments)} arguments, found {len(values)}")
         out: list[int] = []
@@ -105,21 +100,15 @@ class Kernel:
             if ndim == 0:
                 out.append(int(value))
                 continue
-            if isinstance(value, Tensor):  # many times as quick to ask as an array
-                if value.dtype != _OF_TORCH[dtype] or value.dim() != ndim or not value.is_contiguous():
-                    raise TypeError(f"{self.name}: argument {position} is {value.dtype} with {value.dim()} axes")
-                out.append(value.data_ptr())
-                out.extend(value.shape)
-                continue
-            if value.dtype != dtype or value.ndim != ndim or not value.flags.c_contiguous:
+            if value.dtype != dtype or value.ndim != ndim or not value.is_contiguous():
                 raise TypeError(f"{self.name}: argument {position} is {value.dtype} with {value.ndim} axes")
-            out.append(value.__array_interface__["data"][0])
+            out.append(value.data_ptr())
             out.extend(value.shape)
-        return np.array(out, np.int64)
+        return array("q", out)
 
 
-def _parse(word: str) -> tuple[np.dtype, int]:
-    """A word of a kernel's signature: "i8" is an integer, "f4[:,:]" an array of two axes."""
+def _parse(word: str) -> tuple[torch.dtype, int]:
+    """A word of a kernel's signature: "i8" is an integer, "f4[:,:]" a tensor of two axes."""
     return _KINDS[word[:2]][1], word.count(":")
 
 
@@ -159,15 +148,17 @@ def unpack(typingctx: Any, pack: Any, arguments: Any) -> Any:
 
 
 @intrinsic
-def _call(typingctx: Any, address: Any, lo: Any, hi: Any, pack: Any) -> Any:
-    """Call a kernel by its address."""
+def _call(typingctx: Any, task: Any) -> Any:
+    """Call a kernel; where `task` points lie its address, lo, hi and pack."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> Any:
+        place = builder.inttoptr(values[0], _INT64.as_pointer())
+        address, *given = (builder.load(builder.gep(place, [ir.Constant(_INT64, i)])) for i in range(TASK))
         kind = ir.FunctionType(ir.VoidType(), [_INT64] * 3)
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        builder.call(builder.inttoptr(address, kind.as_pointer()), given)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+    return types.void(types.int64), codegen
 
 
 @intrinsic
@@ -181,14 +172,13 @@ def _take(typingctx: Any, counter: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-def _run_parallel(address: int, bounds: np.ndarray, pack: int, threads: int, counter: int) -> None:
-    """Run the kernel at `address` over the ranges between neighbouring `bounds`. Each thread takes the next range when
-    it has done one, so that a core which is slow, or busy with something else, gets fewer. `counter`: where a 0 lies.
-    """
+def _run_parallel(tasks: int, count: int, threads: int, counter: int) -> None:
+    """Run the `count` tasks at an address; each is four integers, see `_call`. A thread takes the next when it has done
+    one, so that a core which is slow, or busy with something else, gets fewer. `counter`: where a 0 lies."""
     for _ in prange(threads):
         j = _take(counter)  # type: ignore[call-arg]  # numba gives the first argument
-        while j < len(bounds) - 1:
-            _call(address, bounds[j], bounds[j + 1], pack)  # type: ignore[call-arg]
+        while j < count:
+            _call(tasks + 8 * TASK * j)  # type: ignore[call-arg]
             j = _take(counter)  # type: ignore[call-arg]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,13 +98,13 @@ class _Comparison:
 
     def __init__(self, pred: Tensor, target: Tensor) -> None:
         from dyn4d.raster.ssim_kernels import row_length, workspace
-        from dyn4d.raster.threads import even_bounds
+        from dyn4d.raster.threads import even_bounds, numbered
 
         self.a, self.b = _rows(pred), _rows(target)
         (self.height, self.size), self.channels = self.a.shape, pred.shape[2]
         self.line = row_length(self.size)
-        self.parts = even_bounds(self.height, each=2)  # each part blurs ten rows more than its own
-        self.work = torch.empty((len(self.parts) - 1) * workspace(self.size, self.channels)).numpy()
+        self.numbers, self.parts = numbered(even_bounds(self.height, each=2))  # each blurs ten rows more than its own
+        self.work = torch.empty((len(self.numbers) - 1) * workspace(self.size, self.channels))
 
     def forward(self, *, by_map: bool, slopes: bool, weights: tuple[Tensor, Tensor] | None) -> tuple[Tensor, ...]:
         """The map (H, S) or none, the slopes (3, H, line) or none, and the rows' sums (H, 2) or none."""
@@ -117,8 +116,8 @@ class _Comparison:
         losses = torch.empty(0 if weights is None else self.height, 2, dtype=torch.float64)
         given = weights or (torch.empty(0, 0), torch.empty(0, 0))
         launch(
-            k.compare, np.arange(len(self.parts)), self.parts, self.a, self.b, self.channels, _taps(),
-            *(_array(w) for w in given), self.work, out.numpy(), *kept.numpy(), losses.numpy(),
+            k.compare, self.numbers, self.parts, self.a, self.b, self.channels, _taps(),
+            *(w.contiguous() for w in given), self.work, out, *kept, losses,
         )  # fmt: skip
         return out, kept, losses
 
@@ -130,10 +129,11 @@ class _Comparison:
         from dyn4d.raster.threads import launch
 
         out = torch.empty(self.height, self.size)
-        v = _array(v_ssim)
+        v = v_ssim.contiguous()
         launch(
-            k.compare_backward, np.arange(len(self.parts)), self.parts, self.a, self.b, self.channels, _taps(),
-            _array(by_l1), v, self.size // v.shape[1], np.array(scale), self.work, *slopes.numpy(), out.numpy(),
+            k.compare_backward, self.numbers, self.parts, self.a, self.b, self.channels, _taps(),
+            by_l1.contiguous(), v, self.size // v.shape[1], torch.tensor(scale, dtype=torch.float64), self.work,
+            *slopes, out,
         )  # fmt: skip
         return out
 
@@ -172,15 +172,11 @@ class _Losses(torch.autograd.Function):
         return out.reshape(pred.shape), None, None, None
 
 
-def _array(value: Tensor) -> np.ndarray:
-    return value.detach().contiguous().numpy()
-
-
-def _rows(image: Tensor) -> np.ndarray:
+def _rows(image: Tensor) -> Tensor:
     """(H, W · D) view of a picture (H, W, D)."""
-    return _array(image).reshape(image.shape[0], -1)
+    return image.contiguous().flatten(1)
 
 
-def _taps() -> np.ndarray:
+def _taps() -> Tensor:
     """The window from its middle outwards: (6,)."""
-    return window_weights(torch.float32).numpy()[WINDOW // 2 :].copy()
+    return window_weights(torch.float32)[WINDOW // 2 :]

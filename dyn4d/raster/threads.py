@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numba
-import numpy as np
 import torch
+from torch import Tensor
 
-from dyn4d.raster.native import Kernel, run_parallel
+from dyn4d.raster.native import TASK, Kernel, run_parallel
+
+Job = tuple[Kernel, array, tuple[Any, ...]]  # a kernel, the ends of its ranges, its arguments
 
 PARTS = 8  # ranges for each thread, so that it matters little who gets the last one
 
@@ -36,49 +41,65 @@ def thread_count() -> int:
     return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
 
 
-def even_bounds(total: int, step: int = 1, each: int = PARTS) -> np.ndarray:
+def even_bounds(total: int, step: int = 1, each: int = PARTS) -> array[int]:
     """Ends of nearly equal ranges over [0, total), `each` of them for each thread, each a multiple of `step` but the
     last."""
     blocks = -(-total // step)
     parts = max(1, min(thread_count() * each, blocks))
-    return np.minimum(np.arange(parts + 1) * blocks // parts * step, total)
+    return array("q", [min(j * blocks // parts * step, total) for j in range(parts + 1)])
 
 
-def cost_bounds(running_cost: np.ndarray) -> np.ndarray:
-    """Ends of ranges of nearly equal cost; `running_cost` (n + 1,) is non-decreasing, item i costs c[i + 1] - c[i]."""
-    count = len(running_cost) - 1
-    parts = max(1, min(thread_count() * PARTS, count))
-    weights = running_cost + np.arange(count + 1) * 4  # an empty tile is not free
-    inner = np.searchsorted(weights, weights[-1] * np.arange(1, parts) / parts)
-    return np.concatenate([[0], np.minimum(inner, count), [count]]).astype(np.int64)
+def shared(bounds: array[int]) -> Tensor:
+    """The same memory, for a kernel."""
+    return torch.frombuffer(bounds, dtype=torch.int64)
 
 
-def launch(kernel: Kernel, bounds: np.ndarray, *arguments: Any) -> None:
+def numbered(bounds: array[int]) -> tuple[array[int], Tensor]:
+    """For a kernel that has to know which of the ranges it handles: the bounds of the ranges' numbers, to launch it
+    over, and the ends of the ranges, to give it."""
+    return array("q", range(len(bounds))), shared(bounds)
+
+
+def launch(kernel: Kernel, bounds: array[int], *arguments: Any) -> None:
     """Run a kernel over all ranges: in threads, or in this one if there is only one, after a fork, or while another
     Python thread uses them (some of numba's threading layers cannot be shared)."""
-    pack = kernel.pack(arguments)
-    address = pack.__array_interface__["data"][0]
-    threads = thread_count()
-    if threads > 1 and len(bounds) > 2 and _busy.acquire(blocking=False):
+    launch_all([(kernel, bounds, arguments)])
+
+
+def launch_whole(kernel: Kernel, total: int, *arguments: Any) -> None:
+    """Run a kernel that cannot be divided over [0, total)."""
+    launch_all([whole(kernel, total, *arguments)])
+
+
+def whole(kernel: Kernel, total: int, *arguments: Any) -> Job:
+    """What cannot be divided, for `launch_all`."""
+    return kernel, array("q", [0, total]), arguments
+
+
+def launch_all(jobs: Sequence[Job]) -> None:
+    """`launch` several kernels at once, none of which needs what another finds; the ranges are begun in this order."""
+    packs = [kernel.pack(arguments) for kernel, _, arguments in jobs]
+    threads, count = thread_count(), sum(len(bounds) - 1 for _, bounds, _ in jobs)
+    if threads > 1 and count > 1 and _busy.acquire(blocking=False):
         try:
-            before, counter = numba.get_num_threads(), np.zeros(1, np.int64)
+            tasks = array("q")
+            for (kernel, bounds, _), pack in zip(jobs, packs):
+                address, place = kernel.address, pack.buffer_info()[0]
+                tasks.extend([n for lo, hi in pairwise(bounds) for n in (address, lo, hi, place)])
+            tasks.append(0)
+            before, begin = numba.get_num_threads(), tasks.buffer_info()[0]
             if before != threads:
                 numba.set_num_threads(threads)
             try:
-                run_parallel(kernel.address, bounds, address, threads, counter.__array_interface__["data"][0])
+                run_parallel(begin, count, threads, begin + 8 * TASK * count)
             finally:
                 if before != threads:
                     numba.set_num_threads(before)
         finally:
             _busy.release()
         return
-    kernel.serial(int(bounds[0]), int(bounds[-1]), address)
-
-
-def launch_whole(kernel: Kernel, total: int, *arguments: Any) -> None:
-    """Run a kernel that cannot be divided over [0, total)."""
-    pack = kernel.pack(arguments)
-    kernel.serial(0, total, pack.__array_interface__["data"][0])
+    for (kernel, bounds, _), pack in zip(jobs, packs):
+        kernel.serial(bounds[0], bounds[-1], pack.buffer_info()[0])
 
 
 def warmup() -> None:

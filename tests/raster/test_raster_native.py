@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ import torch
 
 from dyn4d.raster import native
 from dyn4d.raster.native import Kernel, kernel, unpack
-from dyn4d.raster.threads import cost_bounds, even_bounds, launch, launch_whole
+from dyn4d.raster.threads import even_bounds, launch, launch_all, launch_whole, numbered, whole
 
 _COUNT = "i8 f4[:,:] i8[:]"
 
@@ -30,33 +31,34 @@ def count_visits(lo: int, hi: int, pack: int) -> None:
 
 
 def given() -> list[Any]:
-    return [1, np.zeros((5, 2), np.float32), np.zeros(5, np.int64)]
+    return [1, torch.zeros(5, 2), torch.zeros(5, dtype=torch.int64)]
 
 
 def test_arguments_arrive() -> None:
     arguments = given()
-    launch(count_visits, np.array([1, 4]), *arguments)
+    launch(count_visits, array("q", [1, 4]), *arguments)
     assert arguments[2].tolist() == [0, 2, 2, 2, 0]
 
 
 @pytest.mark.parametrize(
     ("position", "value"),
     [
-        (1, np.zeros((5, 2))),
-        (1, np.zeros((5, 2), np.int32)),
-        (1, np.zeros(10, np.float32)),
-        (1, np.zeros((2, 5), np.float32).T),
-        (1, np.zeros((5, 4), np.float32)[:, ::2]),
-        (2, np.zeros(5, np.int32)),
-        (2, np.zeros((5, 1), np.int64)),
-        (2, np.zeros(10, np.int64)[::2]),
+        (1, torch.zeros(5, 2, dtype=torch.float64)),
+        (1, torch.zeros(5, 2, dtype=torch.int32)),
+        (1, torch.zeros(10)),
+        (1, torch.zeros(2, 5).T),
+        (1, torch.zeros(5, 4)[:, ::2]),
+        (1, np.zeros((5, 2), np.float32)),
+        (2, torch.zeros(5, dtype=torch.int32)),
+        (2, torch.zeros(5, 1, dtype=torch.int64)),
+        (2, torch.zeros(10, dtype=torch.int64)[::2]),
     ],
 )
-def test_wrong_arrays_are_refused_by_name(position: int, value: np.ndarray) -> None:
+def test_wrong_arrays_are_refused_by_name(position: int, value: Any) -> None:
     arguments = given()
     arguments[position] = value
     with pytest.raises(TypeError, match=f"count_visits: argument {position}"):
-        launch(count_visits, np.array([0, 5]), *arguments)
+        launch(count_visits, array("q", [0, 5]), *arguments)
     with pytest.raises(TypeError, match=f"count_visits: argument {position}"):
         launch_whole(count_visits, 5, *arguments)
 
@@ -65,7 +67,7 @@ def test_wrong_arrays_are_refused_by_name(position: int, value: np.ndarray) -> N
 def test_wrong_numbers_of_arguments_are_refused_by_name(count: int) -> None:
     arguments = (given() * 2)[:count]
     with pytest.raises(TypeError, match=f"count_visits: wanted 3 arguments, found {count}"):
-        launch(count_visits, np.array([0, 5]), *arguments)
+        launch(count_visits, array("q", [0, 5]), *arguments)
 
 
 @pytest.fixture
@@ -81,19 +83,23 @@ def threads() -> Iterator[None]:
 def test_every_item_is_handled_once(threads: None, total: int, step: int) -> None:
     bounds = even_bounds(total, step)
     assert bounds[0] == 0 and bounds[-1] == total and (np.diff(bounds) >= 0).all()
-    assert (bounds[:-1] % step == 0).all()
-    visits = np.zeros(total, np.int64)
-    launch(count_visits, bounds, 1, np.zeros((1, 1), np.float32), visits)
+    assert all(bound % step == 0 for bound in bounds[:-1])
+    numbers, ends = numbered(bounds)
+    assert numbers.tolist() == list(range(len(bounds))) and ends.tolist() == bounds.tolist()
+    visits = torch.zeros(total, dtype=torch.int64)
+    launch(count_visits, bounds, 1, torch.zeros(1, 1), visits)
     assert (visits == 1).all()
 
 
-@pytest.mark.parametrize("costs", [[0] * 9, [1] * 40, [1000, *[0] * 40], [*[0] * 40, 1000], [5], [0, 100_000, 0]])
-def test_ranges_of_equal_cost_cover_everything(threads: None, costs: list[int]) -> None:
-    bounds = cost_bounds(np.concatenate([[0], np.cumsum(costs)]))
-    assert bounds[0] == 0 and bounds[-1] == len(costs) and (np.diff(bounds) >= 0).all()
-    visits = np.zeros(len(costs), np.int64)
-    launch(count_visits, bounds, 1, np.zeros((1, 1), np.float32), visits)
-    assert (visits == 1).all()
+def test_several_at_once(threads: None) -> None:
+    """Each with its own arguments, divided or not, also where there is nothing to do."""
+    table = torch.zeros(1, 1)
+    visits = [torch.zeros(total, dtype=torch.int64) for total in (1000, 300, 0)]
+    divided = [(count_visits, even_bounds(len(v)), (i + 2, table, v)) for i, v in enumerate(visits)]
+    alone = torch.zeros(50, dtype=torch.int64)
+    launch_all([whole(count_visits, 50, 1, table, alone), *divided])
+    assert (alone == 1).all() and all((v == i + 2).all() for i, v in enumerate(visits))
+    launch_all([])
 
 
 def load(path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -120,7 +126,7 @@ def test_a_kernel_is_compiled_anew_when_the_folder_has_changed(tmp_path: Path, m
 
     def from_cache() -> bool:
         made: Kernel = load(path, monkeypatch).fill
-        out = np.zeros(3, np.int64)
+        out = torch.zeros(3, dtype=torch.int64)
         launch_whole(made, 3, out)
         assert out.tolist() == [0, 1, 2]
         return made.compiled.cache_hits > 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from llvmlite import ir
 
 from dyn4d.raster.native import kernel, unpack
@@ -68,12 +69,12 @@ def test_rows_that_do_not_fill_a_vector(count: int) -> None:
     """What lies beyond the last row is not written, and each row is counted once."""
     source = (np.random.default_rng(0).uniform(-50, 50, (count, 3))).astype(np.float32)
     guarded, whole = np.full((count + 8, 2), -7, np.float32), np.full((count + 8, 2), -7, np.int32)
-    launch_whole(rows_kernel, count, source, guarded[:count], whole[:count])
+    launch_whole(rows_kernel, count, *map(torch.from_numpy, (source, guarded[:count], whole[:count])))
     assert (guarded[:count] == 2 * source[:, 1:]).all() and (guarded[count:] == -7).all()
     assert (whole[:count, 0] == np.trunc(2 * source[:, 1])).all()
     assert (whole[count:] == -7).all() and (whole[:, 1] == -7).all()
     whole[:] = 0
-    launch_whole(double_rows_kernel, count, source, guarded[:count], whole[:count])
+    launch_whole(double_rows_kernel, count, *map(torch.from_numpy, (source, guarded[:count], whole[:count])))
     assert (guarded[:count] == (source[:, :2].astype(np.float64) / 3).astype(np.float32)).all()
     assert (guarded[count:] == -7).all() and whole[0, 1] == count
 
@@ -95,7 +96,7 @@ def stack_kernel(lo: int, hi: int, pack: int) -> None:
 def test_stack_memory_is_ones_own() -> None:
     table = np.random.default_rng(0).integers(-2000, 2000, (500, 16)).astype(np.float32)
     out = np.zeros((500, 32), np.float32)
-    launch_whole(stack_kernel, 500, table, out)
+    launch_whole(stack_kernel, 500, torch.from_numpy(table), torch.from_numpy(out))
     assert (out[:, :16] == table[:, ::-1]).all() and (out[:, 16:] == table[:, ::-1] ** 2).all()
-    launch_whole(stack_kernel, 1, table[:1, :8].copy(), out)
+    launch_whole(stack_kernel, 1, torch.from_numpy(table[:1, :8].copy()), torch.from_numpy(out))
     assert (out[0, :8] == -1).all(), "what the row did not cover keeps what was stored in whole vectors"

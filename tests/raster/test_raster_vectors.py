@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from llvmlite import ir
 from numba import types
 
@@ -49,7 +50,7 @@ def exp2_kernel(lo: int, hi: int, pack: int) -> None:
 def exp2_of(powers: np.ndarray) -> np.ndarray:
     source = np.resize(powers.astype(np.float32), -(-len(powers) // 8) * 8)
     out = np.empty_like(source)
-    launch_whole(exp2_kernel, len(source), source, out)
+    launch_whole(exp2_kernel, len(source), torch.from_numpy(source), torch.from_numpy(out))
     return out[: len(powers)]
 
 
@@ -93,7 +94,7 @@ def test_log2_over_all_normal_doubles() -> None:
     )
     values = np.concatenate([anywhere, near_one, edges])
     found = np.empty_like(values)
-    launch_whole(log2_kernel, len(values), values, found)
+    launch_whole(log2_kernel, len(values), torch.from_numpy(values), torch.from_numpy(found))
     truth = np.array([math.log2(v) for v in values])
     assert (np.abs(found - truth) <= 1e-11 * np.abs(truth)).all()
 
@@ -101,7 +102,7 @@ def test_log2_over_all_normal_doubles() -> None:
 def test_log2_of_powers_of_two_is_exact() -> None:
     values = np.ldexp(1.0, np.arange(-1020, 1020))
     found = np.empty_like(values)
-    launch_whole(log2_kernel, len(values), values, found)
+    launch_whole(log2_kernel, len(values), torch.from_numpy(values), torch.from_numpy(found))
     assert (found == np.arange(-1020, 1020)).all()
 
 
@@ -137,7 +138,7 @@ def shuffle_kernel(lo: int, hi: int, pack: int) -> None:
 def test_sums_across_lanes_and_the_transpose() -> None:
     table = np.random.default_rng(0).integers(-1000, 1000, (8, 8)).astype(np.float32)  # their sums are exact
     out = np.full((11, 8), np.nan, np.float32)
-    launch_whole(shuffle_kernel, 1, table, out)
+    launch_whole(shuffle_kernel, 1, torch.from_numpy(table), torch.from_numpy(out))
     assert (out[0, :4] == table[:4].sum(1)).all() and np.isnan(out[0, 4:]).all()
     assert (out[1] == table.sum(1)).all()
     assert out[2, 0] == table[0].sum()
@@ -173,7 +174,7 @@ def test_choices_where_a_number_is_not_one() -> None:
     rows = [np.zeros(8), np.full(8, nan), np.eye(8)[0], np.eye(8)[7], np.full(8, 0.5), mixed]
     table = np.array([a, b, *rows], np.float32)
     out = np.empty((6, 8), np.float32)
-    launch_whole(choice_kernel, 1, table, out)
+    launch_whole(choice_kernel, 1, torch.from_numpy(table), torch.from_numpy(out))
     assert out[0].tolist() == [1, 2, 2, 2, 2, 1, 2, 2]
     assert out[1].tolist() == [2, 1, 2, 2, 1, 2, 1, 1]
     np.testing.assert_array_equal(out[2], np.array([2, 2, 1, nan, inf, 1, 3, 0], np.float32))
