@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from dyn4d.geometry.bundle import BundleState
+from dyn4d.geometry.bundle_state import BundleState
 from dyn4d.geometry.canonical import CONF_OFFSET, CanonicalView
 from dyn4d.geometry.pair_results import PairFrame, PairResults
 from dyn4d.geometry.relative_pose import pass_stretch

@@ -7,18 +7,20 @@ that of independent errors of the points; how much too sure that is, the alignme
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dyn4d.core.rotations import weighted_similarity_fit
+from dyn4d.core.rotations import rotation_vector, weighted_similarity_fit
+from dyn4d.geometry.bundle_state import CENTRE, ROTATION, SCALE, UNKNOWNS, BundleState, cross_matrix
 from dyn4d.geometry.canonical import CONF_OFFSET, CanonicalView
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResults
 
 LEAST_POINTS = 12  # fewer say nothing reliable of a pose
 ROUNDS = 10  # of reweighting
+BATCH = 16  # passes that are fitted together
 
 
 @dataclass(frozen=True)
@@ -49,43 +51,70 @@ def relative_poses(
         max_points: of a pass; more are thinned out evenly.
     """
     rows = [torch.searchsorted(frame.pixels, view.pixels) for frame, view in zip(frames, views)]
-    found = (_of_pass(views, rows, one, max_points) for result in results for one in _passes(result))
-    return [pose for pose in found if pose is not None]
+    found: list[RelativePose] = []
+    waiting: list[_Seen] = []
+    for result in results:
+        for one in (result, result.swapped()):
+            seen = _seen(views, rows, one, max_points)
+            if seen is not None:
+                waiting.append(seen)
+        if len(waiting) >= BATCH:
+            found += _fitted(waiting)
+            waiting = []
+    return found + _fitted(waiting)
 
 
-def _passes(result: PairResult) -> Iterator[PairResult]:
-    yield result
-    yield result.swapped()
+@dataclass(frozen=True)
+class _Seen:
+    """The M points of one pass that count: in b's camera `x` and in a's `y`, both (M, 3), with weights (M,)."""
+
+    a: int
+    b: int
+    x: Tensor
+    y: Tensor
+    weight: Tensor
 
 
 def _thin(count: int, most: int) -> Tensor:
     return torch.arange(count) if count <= most else torch.arange(most) * count // most
 
 
-def _of_pass(
-    views: Sequence[CanonicalView], rows: Sequence[Tensor], result: PairResult, most: int
-) -> RelativePose | None:
+def _seen(views: Sequence[CanonicalView], rows: Sequence[Tensor], result: PairResult, most: int) -> _Seen | None:
     a, b = result.frame_a, result.frame_b
     stretch = pass_stretch(views[a], result.a_in_a[rows[a]], result.conf_a_in_a[rows[a]])
     some = _thin(len(views[b]), most)
-    x, y = views[b].points[some], result.b_in_a[rows[b]][some].double()
-    weight = result.conf_b_in_a[rows[b]][some].double() - CONF_OFFSET
+    at = rows[b][some]
+    x, y = views[b].points[some], result.b_in_a[at].double()
+    weight = result.conf_b_in_a[at].double() - CONF_OFFSET
     good = torch.isfinite(y).all(-1) & torch.isfinite(weight) & (weight > 0) & (y[:, 2] > 0)
     if stretch is None or int(good.sum()) < LEAST_POINTS:
         return None
-    x, y, weight = x[good], y[good] * stretch, weight[good]
-    base = weight / weight.mean() / y.square().sum(-1)  # errors grow with the distance
-    used = base
-    for _ in range(ROUNDS):
-        R, t, scale = weighted_similarity_fit(x, y, used)
-        far = (scale * x @ R.T + t - y).square().sum(-1)
-        relative = far / y.square().sum(-1)
-        typical = relative.median().clamp_min(1e-16)
-        used = base / (1 + relative / (4 * typical))
+    return _Seen(a, b, x[good], y[good] * stretch, weight[good])
+
+
+def _fitted(passes: Sequence[_Seen]) -> list[RelativePose]:
+    """The similarity of each pass and its information; all passes at once, shorter ones filled up with weight 0."""
+    if not passes:
+        return []
+    pad = torch.nn.utils.rnn.pad_sequence
+    x, y = (pad([getattr(one, name) for one in passes], batch_first=True) for name in "xy")
+    outside = pad([torch.ones_like(one.weight) for one in passes], batch_first=True) == 0
+    squared = y.square().sum(-1).masked_fill(outside, 1.0)
+    base = pad([one.weight / one.weight.mean() for one in passes], batch_first=True) / squared
+    used, typical = base, base[:, 0]  # errors grow with the distance
+    R, t, scale = weighted_similarity_fit(x, y, used)
+    for number in range(ROUNDS):
+        if number:
+            R, t, scale = weighted_similarity_fit(x, y, used)
+        far = scale[:, None, None] * x @ R.mT + t[:, None] - y
+        relative = far.square().sum(-1) / squared
+        typical = relative.masked_fill(outside, torch.nan).nanmedian(-1).values.clamp_min(1e-16)
+        used = base / (1 + relative / (4 * typical[:, None]))
     sigma = typical / 2.366  # the median of a sum of three squared standard normal draws
-    by = _jacobian(R, scale, x)
-    information = torch.einsum("m,mki,mkj->ij", used / sigma, by, by)
-    return RelativePose(a, b, R, t, scale, information, float(typical.sqrt()))
+    by = _jacobian(R, scale, x)  # (B, M, 3, 7)
+    information = (by * (used / sigma[:, None])[..., None, None]).flatten(1, 2).mT @ by.flatten(1, 2)
+    error = typical.sqrt().tolist()
+    return [RelativePose(one.a, one.b, R[n], t[n], scale[n], information[n], error[n]) for n, one in enumerate(passes)]
 
 
 def pass_stretch(view: CanonicalView, points: Tensor, conf: Tensor) -> Tensor | None:
@@ -106,13 +135,68 @@ def pass_stretch(view: CanonicalView, points: Tensor, conf: Tensor) -> Tensor | 
 
 
 def _jacobian(R: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    """(M, 3, 7) of y = scale · R exp(ω) x + t by (ω, t, log scale) at ω = 0."""
-    by = x.new_zeros(len(x), 3, 7)
-    turned = scale * R
-    for axis in range(3):
-        unit = torch.zeros_like(x)
-        unit[:, axis] = 1
-        by[:, :, axis] = torch.linalg.cross(unit, x) @ turned.T
-        by[:, axis, 3 + axis] = 1
-    by[:, :, 6] = x @ turned.T
-    return by
+    """(B, M, 3, 7) of y = scale · R exp(ω) x + t by (ω, t, log scale) at ω = 0, for x (B, M, 3)."""
+    turned = (scale[:, None, None] * R)[:, None]
+    turn = -turned @ cross_matrix(x)
+    shift = torch.eye(3, dtype=x.dtype, device=x.device).expand_as(turn)
+    return torch.cat([turn, shift, turned @ x[..., None]], -1)
+
+
+def _turn_change(r: Tensor) -> Tensor:
+    """(..., 3, 3) the change of a rotation vector r (..., 3) by ω, where its rotation becomes R exp(ω)."""
+    angle = r.norm(dim=-1)
+    wide = angle.clamp_min(1e-3)
+    second = torch.where(angle > 1e-3, 1 / wide**2 - 1 / (2 * wide * torch.tan(wide / 2)), 1 / 12)
+    across = cross_matrix(r)
+    return torch.eye(3, dtype=r.dtype, device=r.device) + across / 2 + second[..., None, None] * (across @ across)
+
+
+@dataclass(frozen=True)
+class RelativeTerms:
+    """E relative poses, stacked; fields as of `RelativePose`."""
+
+    a: Tensor
+    b: Tensor
+    R: Tensor
+    t: Tensor
+    scale: Tensor
+    information: Tensor
+
+    @staticmethod
+    def stacked(poses: Sequence[RelativePose], device: torch.device) -> RelativeTerms:
+        a, b = (torch.tensor([getattr(one, end) for one in poses], dtype=torch.int64) for end in "ab")
+        tables = [torch.stack([getattr(one, name) for one in poses]) for name in ("R", "t", "scale", "information")]
+        return RelativeTerms(a.to(device), b.to(device), *(table.to(device) for table in tables))
+
+    def residual(self, state: BundleState) -> Tensor:
+        """(E, 7) of (rotation, translation, log scale), in the order of `information`."""
+        return self._residual(state)[0]
+
+    def _residual(self, state: BundleState) -> tuple[Tensor, Tensor]:
+        """Also (E, 3) where b is seen from a."""
+        of_a, of_b = state.world_from_cam[self.a], state.world_from_cam[self.b]
+        back = of_a[:, :3, :3].mT
+        size_a, size_b = state.scale[self.a], state.scale[self.b]
+        away = (back @ (of_b[:, :3, 3] - of_a[:, :3, 3])[..., None])[..., 0] / size_a[:, None]
+        turn = self.R.mT @ back @ of_b[:, :3, :3]
+        scale = torch.log(size_b / size_a / self.scale)
+        return torch.cat([rotation_vector(turn), away - self.t, scale[:, None]], -1), away
+
+    def terms(self, state: BundleState) -> tuple[Tensor, Tensor, Tensor]:
+        """The residuals (E, 7) and what they depend on: (E, 7, 10) each of a's and b's unknowns."""
+        residual, away = self._residual(state)
+        of_a, of_b = state.world_from_cam[self.a], state.world_from_cam[self.b]
+        by_a, by_b = (residual.new_zeros(len(residual), 7, UNKNOWNS) for _ in range(2))
+        by_b[:, 0:3, ROTATION] = change = _turn_change(residual[:, 0:3])
+        by_a[:, 0:3, ROTATION] = -change @ of_b[:, :3, :3].mT @ of_a[:, :3, :3]
+        by_b[:, 3:6, CENTRE] = of_a[:, :3, :3].mT / state.scale[self.a][:, None, None]
+        by_a[:, 3:6, CENTRE] = -by_b[:, 3:6, CENTRE]
+        by_a[:, 3:6, ROTATION] = cross_matrix(away)
+        by_a[:, 3:6, SCALE] = -away
+        by_b[:, 6, SCALE], by_a[:, 6, SCALE] = 1, -1
+        return residual, by_a, by_b
+
+    def chi(self, state: BundleState) -> Tensor:
+        """(E,) squared residuals in standard deviations."""
+        residual = self.residual(state)
+        return torch.einsum("ei,eij,ej->e", residual, self.information, residual)

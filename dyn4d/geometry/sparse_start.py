@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.rotations import rotation_angle, weighted_similarity_fit
-from dyn4d.geometry.bundle import BundleState
+from dyn4d.geometry.bundle_state import BundleState
 from dyn4d.geometry.focal import SeenPoints, diagonal_limits, estimate_focal
 from dyn4d.geometry.kinematic import kinematic_tree
 from dyn4d.geometry.pair_results import PairFrame
@@ -18,6 +18,8 @@ from dyn4d.geometry.relative_pose import RelativePose
 from dyn4d.geometry.sparse_problem import MatchedEnds, PairMatches, SparseProblem
 
 ROUNDS = 10  # of reweighting
+EXPLAINED = 0.25  # of how far apart points are seen: matches this far from a pose are not explained by it
+LEAST_SHARE = 0.15  # of the matches that one pose has to explain; of random ones it explains some 3 %
 AGREE_DEG, AGREE_SCALE, AGREE_CENTRE = 15.0, 1.3, 0.25  # of both passes of a pair that has no matches to go by
 
 
@@ -96,6 +98,9 @@ def pair_ties(
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """How firmly each two frames are tied, and the pairs that are so by their points alone.
 
+    Matches count where a single pose between the two cameras explains them; a pair most of whose matches contradict
+    each other says nothing, however many it has.
+
     Args:
         least: matches that tie a pair. With fewer it still is tied where its two passes agree on the pose.
 
@@ -106,14 +111,50 @@ def pair_ties(
     passes = {(pose.a, pose.b): pose for pose in relative}
     for pair in problem.pairs:
         a, b = pair.frame_a, pair.frame_b
-        score = len(pair)
-        if score < least:
+        score = _explained(problem, passes, pair) if len(pair) >= least else 0
+        if score < max(least, LEAST_SHARE * len(pair)):
             agree = (a, b) in passes and (b, a) in passes and _agree(passes[a, b], passes[b, a])
             score = 1 if agree else 0
             if agree:
                 by_points.append((a, b))
         scores[a, b] = scores[b, a] = score
     return scores, by_points
+
+
+def _explained(problem: SparseProblem, passes: dict[tuple[int, int], RelativePose], pair: PairMatches) -> int:
+    """How many matches one pose explains, of those that the passes say and, where these are poor, the matches'."""
+    target, source = (
+        problem.views[n].points[problem.views[n].rows((ends.xy - 0.5).round().long())]
+        for n, ends in ((pair.frame_a, pair.a), (pair.frame_b, pair.b))
+    )
+    counts = [int((_misfit(one, source, target) < 1).sum()) for one in _of_passes(passes, pair.frame_a, pair.frame_b)]
+    if max(counts, default=0) < len(pair) / 2 and len(pair) >= 4:
+        counts.append(int((_misfit(_fit(source, target, pair.weight), source, target) < 1).sum()))
+    return max(counts, default=0)
+
+
+def _misfit(one: Similarity, source: Tensor, target: Tensor) -> Tensor:
+    """(M,) how far matched points are seen from each other, in both cameras the larger; 1 = not explained.
+
+    The unit is a share of how far apart the points are seen in each picture, so that it makes no difference how large
+    the object is, and a fit that draws all points together explains none.
+    """
+
+    def apart(seen: Tensor, wanted: Tensor) -> Tensor:
+        rays, to = seen[:, :2] / seen[:, 2:].clamp_min(1e-12), wanted[:, :2] / wanted[:, 2:]
+        spread = (to - to.median(0).values).norm(dim=-1).median().clamp_min(1e-12)
+        return ((rays - to).norm(dim=-1) / spread).where(seen[:, 2] > 0, torch.inf)
+
+    back = one.inverse()
+    there = apart(one.scale * source @ one.R.T + one.t, target)
+    return torch.maximum(there, apart(back.scale * target @ back.R.T + back.t, source)) / EXPLAINED
+
+
+def _of_passes(passes: dict[tuple[int, int], RelativePose], parent: int, child: int) -> list[Similarity]:
+    """What the two passes say of the child's points in the parent's camera."""
+    there, back = passes.get((parent, child)), passes.get((child, parent))
+    found = [] if there is None else [Similarity(there.R, there.t, there.scale)]
+    return found if back is None else [*found, Similarity(back.R, back.t, back.scale).inverse()]
 
 
 def _agree(there: RelativePose, back: RelativePose) -> bool:
@@ -160,26 +201,16 @@ def _edge(
     problem: SparseProblem, lens: Intrinsics, passes: dict[tuple[int, int], RelativePose],
     pairs: dict[tuple[int, int], PairMatches], parent: int, child: int,
 ) -> Similarity:  # fmt: skip
-    """The pose between two frames: of what the two passes and the matches say, that with the least error on the
-    matches."""
-    candidates = []
-    if (parent, child) in passes:
-        one = passes[parent, child]
-        candidates.append(Similarity(one.R, one.t, one.scale))
-    if (child, parent) in passes:
-        one = passes[child, parent]
-        candidates.append(Similarity(one.R, one.t, one.scale).inverse())
+    """The pose between two frames: of what the two passes and the matches say, that which explains the matches best,
+    errors beyond explanation all counting the same."""
+    candidates = _of_passes(passes, parent, child)
     pair = pairs.get((parent, child)) or pairs.get((child, parent))
     if pair is None or len(pair) < 4:
         return candidates[0]
     ends = (pair.a, pair.b) if pair.frame_a == parent else (pair.b, pair.a)
     target, source = (matched_points(problem, lens, n, e) for n, e in zip((parent, child), ends))
     candidates.append(_fit(source, target, pair.weight))
-
-    def error(one: Similarity) -> float:
-        return float((one.scale * source @ one.R.T + one.t - target).norm(dim=-1).div(target.norm(dim=-1)).median())
-
-    return min(candidates, key=error)
+    return min(candidates, key=lambda one: float(_misfit(one, source, target).clamp_max(1).square().mean()))
 
 
 def _fit(source: Tensor, target: Tensor, weight: Tensor) -> Similarity:

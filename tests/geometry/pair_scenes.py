@@ -85,18 +85,32 @@ def ball_truth(count: int = 4, height: int = 48, width: int = 64, arc_deg: float
             [4 * np.sin(angle), -0.6 - 0.45 * number / max(count - 1, 1), -4 * np.cos(angle)], dtype=torch.float64
         )
         pose = look_at(eye, target, up)
-        grid = pixel_grid(height, width, dtype=torch.float64).reshape(-1, 2)
-        ray = unproject(K, pose, grid, torch.ones(height * width, dtype=torch.float64)) - eye
-        floor = (1.0 - eye[1]) / ray[:, 1]
-        a, b, c = ray.square().sum(-1), ray @ eye, eye @ eye
-        hall = (-b + (b * b - a * (c - 36)).sqrt()) / a  # from within a sphere of radius 6
-        depth = torch.minimum(torch.where(floor > 0, floor, torch.inf), hall)
-        ball = b * b > a * (c - 1)
-        depth = torch.where(ball, (-b - (b * b - a * (c - 1)).clamp_min(0).sqrt()) / a, depth)
+        depth, ball = ball_seen(K, pose, height, width)
         poses.append(pose)
-        depths.append(depth.reshape(height, width))
-        masks.append(ball.reshape(height, width).numpy())
+        depths.append(depth)
+        masks.append(ball.numpy())
     return Truth(K.expand(count, 3, 3).clone(), torch.stack(poses), torch.stack(depths), np.stack(masks))
+
+
+def ball_seen(K: Tensor, pose: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """What a camera sees of the ball scene: depth (H, W), and where the ball is (H, W) bool."""
+    eye = pose[:3, 3]
+    grid = pixel_grid(height, width, dtype=torch.float64).reshape(-1, 2)
+    ray = unproject(K, pose, grid, torch.ones(height * width, dtype=torch.float64)) - eye
+    floor = (1.0 - eye[1]) / ray[:, 1]
+    a, b, c = ray.square().sum(-1), ray @ eye, eye @ eye
+    hall = (-b + (b * b - a * (c - 36)).sqrt()) / a  # from within a sphere of radius 6
+    depth = torch.minimum(torch.where(floor > 0, floor, torch.inf), hall)
+    ball = b * b > a * (c - 1)
+    depth = torch.where(ball, (-b - (b * b - a * (c - 1)).clamp_min(0).sqrt()) / a, depth)
+    return depth.reshape(height, width), ball.reshape(height, width)
+
+
+def ball_views(truth: Truth, views: Sequence[InputView]) -> Truth:
+    """The ball scene of `truth` as other views of its pictures, all of one size, see it."""
+    K = torch.stack([view.K_to_view(K) for view, K in zip(views, truth.K)])
+    seen = [ball_seen(k, pose, v.height, v.width) for k, pose, v in zip(K, truth.world_from_cam, views)]
+    return Truth(K, truth.world_from_cam, torch.stack([d for d, _ in seen]), np.stack([m.numpy() for _, m in seen]))
 
 
 def static_truth(reference: Path) -> Truth:
@@ -117,17 +131,21 @@ def _read_truth(path: Path, mask: str | None) -> Truth:
         return Truth(K, torch.from_numpy(data["cam2w"]).double(), torch.from_numpy(data["depth"]).double(), inside)
 
 
-def scene_frames(truth: Truth, kept: np.ndarray | None = None, with_K: bool = False) -> list[PairFrame]:
+def scene_frames(
+    truth: Truth, kept: np.ndarray | None = None, with_K: bool = False, views: Sequence[InputView] | None = None
+) -> list[PairFrame]:
     """The frames of a scene.
 
     Args:
         kept: (T, H, W) bool, None = everything. with_K: say that the intrinsics are known.
+        views: how they were cut out of larger pictures; None: they are whole.
     """
     height, width = truth.size
-    view = InputView((width, height), (0, 0, width, height), (width, height), (0, 0, width, height))
+    whole = InputView((width, height), (0, 0, width, height), (width, height), (0, 0, width, height))
+    of = [whole] * len(truth) if views is None else views
     image = np.full((height, width, 3), 127, dtype=np.uint8)
     inside = np.ones((len(truth), height, width), dtype=bool) if kept is None else kept
-    return [PairFrame(view, image, inside[t], inside[t], truth.K[t] if with_K else None) for t in range(len(truth))]
+    return [PairFrame(of[t], image, inside[t], inside[t], truth.K[t] if with_K else None) for t in range(len(truth))]
 
 
 def exact_predictions(
@@ -140,6 +158,7 @@ def exact_predictions(
     background: float | None = None,
     match_step: int = 8,
     with_K: bool = False,
+    views: Sequence[InputView] | None = None,
 ) -> PairScene:
     """What a perfect network says of a scene.
 
@@ -150,9 +169,9 @@ def exact_predictions(
         noise: standard deviation of the depth along each ray, as a share of it (seeded).
         background: where given, the dense predictions have this value outside `kept` before they are packed.
         match_step: pixels between the seeds of the true matches, looked for from both sides.
-        with_K: frames have their K.
+        with_K: frames have their K. views: how frames were cut out of larger pictures.
     """
-    frames = scene_frames(truth, kept, with_K)
+    frames = scene_frames(truth, kept, with_K, views)
     generator = torch.Generator().manual_seed(0 if scale_seed is None else scale_seed)
 
     def points(camera: int, of: int, scale: float) -> Tensor:
