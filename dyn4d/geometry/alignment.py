@@ -204,11 +204,15 @@ def _notes(
 ) -> list[str]:
     notes = []
     if by_points:
-        notes.append(f"alignment: {len(by_points)} of {len(problem.pairs)} pairs have too few matches and go by points")
+        notes.append(
+            f"alignment: {len(by_points)} of {len(problem.pairs)} pairs go by their points: their matches are too few or contradict each other"
+        )
     left = [f"{pair.frame_a}-{pair.frame_b}" for pair in problem.pairs if scores[pair.frame_a, pair.frame_b] == 0]
     if left:
         shown = ", ".join(left[:8]) + (" ..." if len(left) > 8 else "")
-        notes.append(f"alignment: {len(left)} pairs left out, with too few matches and points that disagree: {shown}")
+        notes.append(
+            f"alignment: {len(left)} pairs left out, whose matches and points are too few or contradict each other: {shown}"
+        )
     if len(parts) > 1:
         lost = ", ".join(str(n) for part in parts[1:] for n in part)
         notes.append(f"alignment: frames {lost} are tied to none of the {len(parts[0])} others and get no pose")
@@ -227,7 +231,11 @@ def make_bundle(
     def counts(a: int, b: int) -> bool:
         return bool(state.active[a]) and bool(state.active[b]) and scores[a, b] > 0
 
-    pairs = [pair for pair in problem.pairs if len(pair) and counts(pair.frame_a, pair.frame_b)]
+    by_matches = scores > 1  # 1: tied by points alone
+    pairs = [
+        pair for pair in problem.pairs
+        if counts(pair.frame_a, pair.frame_b) and by_matches[pair.frame_a, pair.frame_b] and len(pair)
+    ]  # fmt: skip
     directions = make_directions(problem, pairs, config.max_per_pair)
     return Bundle(problem, directions, [one for one in relative if counts(one.a, one.b)], state, config)
 
