@@ -203,16 +203,13 @@ def _notes(
     problem: SparseProblem, parts: Sequence[Sequence[int]], scores: np.ndarray, by_points: Sequence[tuple[int, int]]
 ) -> list[str]:
     notes = []
+    poor = "whose matches are too few or contradict each other"
     if by_points:
-        notes.append(
-            f"alignment: {len(by_points)} of {len(problem.pairs)} pairs go by their points: their matches are too few or contradict each other"
-        )
+        notes.append(f"alignment: {len(by_points)} of {len(problem.pairs)} pairs, {poor}, go by their points")
     left = [f"{pair.frame_a}-{pair.frame_b}" for pair in problem.pairs if scores[pair.frame_a, pair.frame_b] == 0]
     if left:
         shown = ", ".join(left[:8]) + (" ..." if len(left) > 8 else "")
-        notes.append(
-            f"alignment: {len(left)} pairs left out, whose matches and points are too few or contradict each other: {shown}"
-        )
+        notes.append(f"alignment: {len(left)} pairs, {poor} and so do their points, are left out: {shown}")
     if len(parts) > 1:
         lost = ", ".join(str(n) for part in parts[1:] for n in part)
         notes.append(f"alignment: frames {lost} are tied to none of the {len(parts[0])} others and get no pose")
