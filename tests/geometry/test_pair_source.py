@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from pair_scenes import Truth, ball_truth
+from PIL import Image
 from small_network import SMALL
 from torch import Tensor
 
+from dyn4d.config import Options, with_clip
 from dyn4d.core.cameras import invert_rigid, transform
 from dyn4d.core.errors import InputError
 from dyn4d.core.rotations import rotation_angle, similarity_fit
@@ -26,6 +28,8 @@ from dyn4d.geometry.pair_frames import make_pair_frame
 from dyn4d.geometry.pair_source import frames_from_pairs, to_picture
 from dyn4d.geometry.sources import choose_source, solve_geometry
 from dyn4d.geometry.weights import random_weights, save_pair_weights
+from dyn4d.io.atomic import read_json
+from dyn4d.pipeline import run_geometry, run_prepare
 
 COUNT, HEIGHT, WIDTH = 5, 48, 64
 PAIRS = PairConfig(graph="complete", size=64, subsample=4, border=0, batch=1, precision="fp32")
@@ -215,3 +219,26 @@ def test_the_example_of_the_documentation_runs() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1
     exec(compile(blocks[0], "docs/geometry.md", "exec"), {})
+
+
+def test_a_run_without_depth_keeps_cameras_and_licences(truth: Truth, oracle: Oracle, tmp_path: Path) -> None:
+    """The geometry stage, from picture files to the files of the run."""
+    clip = tmp_path / "clip"
+    for folder in ("rgb", "mask"):
+        (clip / folder).mkdir(parents=True)
+    for number, mask in enumerate(truth.object_mask):
+        grey = np.full((HEIGHT, WIDTH, 3), number, np.uint8)
+        Image.fromarray(grey).save(clip / "rgb" / f"{number:05d}.png")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(clip / "mask" / f"{number:05d}.png")
+    config = with_clip(Options(geometry=replace(CONFIG, source="auto", weights="naver/truth")), str(clip))
+    run = run_prepare(config, tmp_path / "run")
+    run_geometry(run)
+    assert read_json(run.state)["licences"] == list(oracle.notes)
+    written = read_json(run.root / "geometry" / "cameras.json")
+    assert written["poses"] == "solved" and written["source"] == "mast3r"
+    poses = torch.linalg.inv(torch.tensor([frame["w2c"] for frame in written["frames"]], dtype=torch.float64))
+    turned, centre, _ = errors(Camera(truth.K, poses, WIDTH, HEIGHT), truth)
+    assert turned < 0.8 and centre < 0.03
+    asked = oracle.pairs_seen
+    run_geometry(run)
+    assert oracle.pairs_seen == asked  # done: skipped
