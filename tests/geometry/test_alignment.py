@@ -249,7 +249,7 @@ def test_garbage_pairs_are_survived() -> None:
     out = solve(changed(scene, garbage, [(1, 2), (3, 5), (2, 4)]))
     errors = camera_errors(scene, out.world_from_cam, out.depth)
     assert out.registered.all() and errors.rotation_deg < 0.5 and errors.centre < 0.01 and errors.depth < 0.01
-    assert any("3 pairs left out" in note and "1-2" in note for note in out.notes)
+    assert any("3 pairs, " in note and "are left out" in note and "1-2" in note for note in out.notes)
 
 
 def test_a_frame_whose_pairs_are_all_garbage_gets_no_pose() -> None:
