@@ -8,10 +8,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
 PLAIN_EVERY = 10.0  # seconds between two plain lines
+FEW_STEPS, FEW_SECONDS = 3, 3.0  # after the first step, before anything is said about the rest
+RECENT = 60.0  # seconds that tell how fast it goes now
 
 
 def _format(values: dict[str, float]) -> str:
@@ -25,15 +28,47 @@ def _duration(seconds: float) -> str:
     return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
 
 
+class TimeLeft:
+    """How long the rest takes, by the pace of the last minute, or of the last few steps where these take longer.
+
+    The first step does not count: things are compiled and read in it. Nor does what an earlier run had done.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._marks: deque[tuple[float, int]] = deque()  # when, and how many steps were done then; at most one a second
+
+    def step(self, done: int) -> None:
+        """Note that one more is done, `done` in all."""
+        now, marks = self.clock(), self._marks
+        if not marks or now - marks[-1][0] >= 1.0:
+            marks.append((now, done))
+        while len(marks) > FEW_STEPS + 1 and marks[1][0] <= now - RECENT:
+            marks.popleft()
+
+    def seconds(self, done: int, total: int) -> float | None:
+        """An estimate, or None as long as too little is known."""
+        if not self._marks:
+            return None
+        since, before = self._marks[0]
+        spent, steps = self.clock() - since, done - before
+        if steps < FEW_STEPS or spent < FEW_SECONDS:
+            return None
+        return spent * max(total - done, 0) / steps
+
+
 class PlainProgress:
     """Lines of text: the start, every few seconds, and the end."""
 
-    def __init__(self, stream: TextIO | None = None, every: float = PLAIN_EVERY) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, every: float = PLAIN_EVERY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.stream = stream or sys.stderr
-        self.every = every
-        self._label, self._total, self._done, self._first = "", 0, 0, 0
+        self.every, self.clock = every, clock
+        self._label, self._total, self._done = "", 0, 0
         self._last: dict[str, float] = {}
         self._spoke = self._began = 0.0
+        self._left = TimeLeft(clock)
 
     def note(self, line: str) -> None:
         print(line, file=self.stream, flush=True)
@@ -42,28 +77,28 @@ class PlainProgress:
         self.note(line)
 
     def start(self, label: str, total: int, done: int = 0) -> None:
-        self._label, self._total, self._done, self._first, self._last = label, total, done, done, {}
-        self._began = self._spoke = time.monotonic()
+        self._label, self._total, self._done, self._last = label, total, done, {}
+        self._began = self._spoke = self.clock()
+        self._left = TimeLeft(self.clock)
         if done:
             self.note(f"{label}: going on at {done} of {total}")
 
     def update(self, **values: float) -> None:
         self._done += 1
+        self._left.step(self._done)
         if values:
             self._last = values
-        if time.monotonic() - self._spoke >= self.every:
-            self._spoke = time.monotonic()
+        if self.clock() - self._spoke >= self.every:
+            self._spoke = self.clock()
             line = f"{self._label}: {self._done}/{self._total} {_format(self._last)}".rstrip()
-            self.note(f"{line}, {_duration(self._left())} left")
-
-    def _left(self) -> float:
-        """Seconds, if the rest goes as what was done since the start of this run; work known before does not count."""
-        return (time.monotonic() - self._began) * (self._total - self._done) / max(self._done - self._first, 1)
+            left = self._left.seconds(self._done, self._total)
+            self.note(line if left is None else f"{line}, {_duration(left)} left")
 
     def finish(self) -> None:
         if self._label:
-            seconds = time.monotonic() - self._began
-            self.note(f"{self._label}: {self._done}/{self._total} {_format(self._last)} ({seconds:.0f} s)")
+            seconds = self.clock() - self._began
+            line = f"{self._label}: {self._done}/{self._total} {_format(self._last)}".rstrip()
+            self.note(f"{line} ({seconds:.0f} s)")
         self._label = ""
 
 

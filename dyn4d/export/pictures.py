@@ -14,6 +14,7 @@ HEAT = ((13, 8, 35), (80, 18, 123), (182, 54, 121), (251, 136, 97), (252, 253, 1
 SEA = ((12, 20, 69), (20, 82, 134), (27, 145, 145), (94, 201, 98), (253, 231, 120))
 ERROR_TOP = 0.25  # absolute colour error that gets the brightest colour
 PAPER = (244, 245, 247)
+UNKNOWN = (160, 166, 176)
 
 
 def colour_map(values: np.ndarray, anchors: Sequence[tuple[int, int, int]] = HEAT) -> np.ndarray:
@@ -39,6 +40,20 @@ def depth_picture(depth: np.ndarray, alpha: np.ndarray, bounds: tuple[float, flo
     near, far = bounds if bounds is not None else np.percentile(depth[solid], [2, 98])
     place = 1 - (depth - near) / max(float(far - near), 1e-9)
     return np.where(solid[..., None], colour_map(place, SEA), np.array(PAPER, dtype=np.uint8))
+
+
+def motion_picture(rgb: np.ndarray, xy: np.ndarray, residual: np.ndarray, top: float) -> np.ndarray:
+    """How far points move, as colours over a paled picture: 0 dark, `top` and more light, unknown grey.
+
+    Args:
+        rgb: (H, W, 3) uint8. xy: (N, 2) px, one point a pixel. residual: (N,) px, NaN = unknown.
+    """
+    grey = rgb.astype(np.float32).mean(-1, keepdims=True)
+    picture = np.broadcast_to(0.25 * grey + 0.75 * 255, rgb.shape).round().astype(np.uint8)
+    column, row = np.floor(xy).astype(int).T
+    colours = colour_map(residual / max(top, 1e-9))
+    picture[row, column] = np.where(np.isfinite(residual)[:, None], colours, np.array(UNKNOWN, dtype=np.uint8))
+    return picture
 
 
 def fit_within(picture: np.ndarray, longest: int) -> np.ndarray:

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from dyn4d.export.charts import bars, line_chart
+from dyn4d.export.geometry_pictures import GeometryPictures
 from dyn4d.export.pictures import (
     ERROR_TOP,
     HEAT,
     SEA,
+    UNKNOWN,
     animation_uri,
     fit_within,
     jpeg_uri,
@@ -58,6 +60,7 @@ class ReportContent:
         curves: title -> {name: curve}, in any form `charts.as_curve` reads.
         linear: titles of curves that are not drawn on a logarithmic scale.
         per_frame: frame index -> mPSNR of the input view. tracks: a picture of trails.
+        geometry: pictures of the cameras and of what moves.
         config: the settings as text. files: (path, what it is). warnings: lines for the user.
     """
 
@@ -72,6 +75,7 @@ class ReportContent:
     linear: Sequence[str] = ()
     per_frame: Mapping[int, float] = field(default_factory=dict)
     tracks: np.ndarray | None = None
+    geometry: GeometryPictures | None = None
     config: str = ""
     files: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
@@ -288,6 +292,33 @@ def _tracks(content: ReportContent) -> str:
     )
 
 
+def _geometry(content: ReportContent) -> str:
+    found = content.geometry
+    if found is None:
+        return ""
+    out = ""
+    if found.cameras is not None:
+        out += (
+            f'<figure class="card strip"><img alt="cameras and object" src="{png_uri(found.cameras)}">'
+            f"<figcaption>{escape(found.caption)}</figcaption></figure>"
+        )
+    if found.motion:
+        cells = "".join(
+            f'<figure><img alt="motion, frame {frame}" src="{png_uri(fit_within(picture, LONGEST))}">'
+            f"<figcaption>frame {frame}</figcaption></figure>"
+            for frame, picture in found.motion.items()
+        )
+        scale = (
+            f'<div class=scales><span>0 <i style="background:{_gradient(HEAT)}"></i> {found.top:g} px and more</span>'
+            f'<span><i style="width:14px;background:rgb{UNKNOWN}"></i> unknown</span></div>'
+        )
+        out += (
+            f"<div class=card><h3>How far points move against the cameras</h3><div class=grid3>{cells}</div>{scale}"
+            f"<p class=note style='margin:10px 0 0'>{escape(found.text)}.</p></div>"
+        )
+    return f"<h2>Cameras and motion</h2>{out}" if out else ""
+
+
 def _appendix(content: ReportContent) -> str:
     out = ""
     if content.facts:
@@ -306,7 +337,8 @@ def build_html(content: ReportContent) -> str:
     style = files("dyn4d.export").joinpath("style.css").read_text(encoding="utf-8")
     name = escape(content.name)
     body = "".join(
-        part(content) for part in (_tiles, _warnings, _movies, _frames, _metrics, _tracks, _charts, _appendix)
+        part(content)
+        for part in (_tiles, _warnings, _movies, _frames, _metrics, _tracks, _geometry, _charts, _appendix)
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -8,6 +8,7 @@ import torch
 from export_scenes import Carousel, arc, ball, timeline
 
 from dyn4d.export import charts, metrics, pictures, tracks
+from dyn4d.export.geometry_pictures import GeometryPictures
 from dyn4d.export.report import FramePictures, ReportContent, build_html, duration, find_warnings, number, write_report
 
 FIGURES = {
@@ -33,6 +34,7 @@ def content(**changes):
         "curves": {"Fitting": {"loss": [3.0, 2.0, 1.0], "other": [[0, 1.0], [5, None], [10, 0.5]]}},
         "per_frame": {0: 28.0, 1: 29.0},
         "tracks": picture(5),
+        "geometry": GeometryPictures(picture(6), "4 cameras & more", {7: picture(7), 9: picture(8)}, 3.5, "a < b"),
         "config": "steps: 5 < 6",
         "files": [("renders/", "videos")],
         "warnings": ["frame 3 is <dark>"],
@@ -55,6 +57,10 @@ def test_page_is_whole_and_loads_nothing(tmp_path):
         "a &lt;clip&gt; &amp; more",
         "steps: 5 &lt; 6",
         "frame 3 is &lt;dark&gt;",
+        "4 cameras &amp; more",
+        "3.5 px and more",
+        "frame 9",
+        "a &lt; b.",
     ):
         assert text in page
     assert "<clip>" not in page
@@ -63,6 +69,13 @@ def test_page_is_whole_and_loads_nothing(tmp_path):
 def test_an_almost_empty_run_still_has_a_page():
     page = build_html(ReportContent(name="nothing"))
     assert "nothing" in page and "nan" not in page.lower().replace("nano", "")
+
+
+def test_only_what_is_known_of_the_geometry_is_shown():
+    assert "Cameras and motion" not in build_html(content(geometry=None))
+    assert "Cameras and motion" not in build_html(content(geometry=GeometryPictures()))
+    page = build_html(content(geometry=GeometryPictures(picture(6), "one camera")))
+    assert "one camera" in page and "How far points move" not in page
 
 
 def test_evaluation_is_shown_when_there_is_one():

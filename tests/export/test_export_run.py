@@ -8,11 +8,12 @@ import torch
 from export_scenes import arc, ball, timeline
 
 from dyn4d.core.errors import InputError, RunError
-from dyn4d.core.types import Clip
+from dyn4d.core.types import Clip, FramePoints
 from dyn4d.deformation import TrajectoryField
 from dyn4d.export.config import ExportConfig, RenderConfig
 from dyn4d.export.renders import render_cloud, to_uint8
 from dyn4d.export.run import evaluate_run, export_run, load_result, render_run, summarise_run, timeline_of
+from dyn4d.geometry.motion import PointMotion
 from dyn4d.io import artifacts
 from dyn4d.io.atomic import write_json
 from dyn4d.io.cameras_json import read_cameras, write_cameras
@@ -50,6 +51,15 @@ def clip(tmp_path, rows=(0, 2, 3)):
     )  # fmt: skip
 
 
+def leave_points(run):
+    """Points of three selected frames, half of which move by 4 px."""
+    means, rows = ball().means, torch.arange(300)
+    xy = torch.stack([rows % 48 + 0.5, rows // 48 + 0.5], -1)
+    points = FramePoints(means, means.abs(), means, rows // 100, xy, torch.ones(300))
+    artifacts.save(run / "geometry/frame_points.npz", points)
+    artifacts.save(run / "geometry/motion.npz", PointMotion(4.0 * (rows % 2), torch.ones(300)))
+
+
 def test_times_come_back_from_the_run(run):
     found = timeline_of(read_cameras(run / "geometry/cameras.json"))
     np.testing.assert_allclose(found.times, timeline(COUNT).times)
@@ -59,6 +69,7 @@ def test_times_come_back_from_the_run(run):
 def test_render_export_and_summary(run, tmp_path):
     render_run(run, run / "renders", RenderConfig())
     export_run(run, run / "export", ExportConfig(tracks=40))
+    leave_points(run)
     figures = summarise_run(
         run, ExportConfig(report_frames=2), clip=clip(tmp_path), seconds={"geometry": 1.5}, settings="seed: 0",
         warnings=["frame 1 is dark"],
@@ -73,9 +84,10 @@ def test_render_export_and_summary(run, tmp_path):
     assert figures["input"]["mpsnr"] == 40.0 and figures["seconds"] == {"geometry": 1.5}
     assert figures["track"]["epe_rel"] is None and figures["cycle"]["max_rel"] == 0.0
     page = (run / "report.html").read_text(encoding="utf-8")
-    for text in ("Moving", "Against the input", "Tracks", "Number of Gaussians", "frame 1 is dark", "seed: 0"):
+    for text in ("Moving", "Against the input", "Tracks", "Number of Gaussians", "frame 1 is dark", "seed: 0",
+                 "Cameras and motion", "Cameras of 4 frames", "4 px and more", "motion: 50% of"):  # fmt: skip
         assert text in page
-    assert "http:" not in page and "https:" not in page
+    assert "http:" not in page and "https:" not in page and "<script" not in page
 
 
 def test_report_without_renders_or_tracks(run, tmp_path):
