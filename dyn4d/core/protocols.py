@@ -14,7 +14,10 @@ from dyn4d.core.types import Correspondences
 @runtime_checkable
 class Field(Protocol):
     """A map between the world at time t and one canonical space. `t` is a number, or a tensor that broadcasts against
-    the leading dimensions of `xyz` (..., 3); time runs over [0, 1]."""
+    the leading dimensions of `xyz` (..., 3); time runs over [0, 1].
+
+    `invertible`: `to_canonical` undoes `from_canonical`; else it only searches for a point that goes near.
+    """
 
     invertible: bool
 
@@ -23,7 +26,7 @@ class Field(Protocol):
         ...
 
     def to_canonical(self, xyz: Tensor, t: float | Tensor) -> Tensor:
-        """World points at time t (..., 3) -> canonical points (..., 3). Only where `invertible`."""
+        """World points at time t (..., 3) -> canonical points (..., 3)."""
         ...
 
     def jacobian(self, xyz: Tensor, t: float | Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dyn4d.deformation.config import DeformationConfig as DeformationConfig
     from dyn4d.deformation.field import TrajectoryField as TrajectoryField
+    from dyn4d.deformation.files import load_field as load_field
     from dyn4d.deformation.fit import FitResult as FitResult
     from dyn4d.deformation.fit import fit_field as fit_field
 
@@ -16,8 +17,9 @@ _HOME = {
     "TrajectoryField": "field",
     "FitResult": "fit",
     "fit_field": "fit",
+    "load_field": "files",
 }
-__all__ = ["DeformationConfig", "FitResult", "TrajectoryField", "fit_field"]
+__all__ = ["DeformationConfig", "FitResult", "TrajectoryField", "fit_field", "load_field"]
 
 
 def __getattr__(name: str) -> Any:

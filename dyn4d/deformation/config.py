@@ -10,8 +10,10 @@ from typing import Literal
 class DeformationConfig:
     """The invertible field between each frame's time and canonical space, and how it is fitted."""
 
-    kind: Literal["realnvp", "none"] = "realnvp"
-    """realnvp: an invertible field. none: nothing moves (a static reconstruction, the baseline to compare with)."""
+    kind: Literal["realnvp", "none", "mlp", "modgs"] = "realnvp"
+    """realnvp: our invertible field. To compare with: none (nothing moves), mlp (a network adds offsets; trained with
+    the Gaussians only) and modgs (the published invertible field and how it is fitted; of the options below it knows
+    steps, pairs_per_step times points_per_pair, tracks)."""
     layers: int = 6
     """Coupling layers; each moves one coordinate, in the fixed order x y z x y z ..."""
     hidden: int = 64

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dyn4d.core.protocols import Field
 from dyn4d.deformation.coupling import CouplingStack
 from dyn4d.deformation.encodings import GaborNet
 from dyn4d.deformation.root import RootMotion
@@ -150,7 +151,7 @@ class TrajectoryField(nn.Module):
 
 
 @torch.no_grad()
-def cycle_error(field: TrajectoryField, xyz: Tensor, t: float | Tensor, *, chunk: int = 65536) -> tuple[float, float]:
+def cycle_error(field: Field, xyz: Tensor, t: float | Tensor, *, chunk: int = 65536) -> tuple[float, float]:
     """Largest and mean distance between points and what comes back from canonical space, in world units."""
     largest, total = 0.0, 0.0
     times = torch.as_tensor(t, dtype=xyz.dtype).expand(xyz.shape[0])

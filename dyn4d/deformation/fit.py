@@ -19,8 +19,11 @@ from dyn4d.core.types import Camera, FramePoints, FrameReader, LiftedPairs
 from dyn4d.deformation.config import DeformationConfig
 from dyn4d.deformation.encodings import coarse_to_fine
 from dyn4d.deformation.field import FieldShape, TrajectoryField, cycle_error
+from dyn4d.deformation.files import AnyField
 from dyn4d.deformation.objective import FieldObjective
 from dyn4d.deformation.observations import observe
+from dyn4d.deformation.offset_field import OffsetField, OffsetShape
+from dyn4d.deformation.published_fit import fit_published
 from dyn4d.deformation.root import RootMotion, fit_root
 from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
 
@@ -31,7 +34,7 @@ CHECKPOINT = "dyn4d-field-fit/2"
 class FitResult:
     """A fitted field, its measures (`deformation/metrics.json`) and its loss curves."""
 
-    field: TrajectoryField
+    field: AnyField
     metrics: dict[str, Any]
     objective: FieldObjective | None = None
     curves: dict[str, list[list[float]]] = dataclass_field(default_factory=dict)
@@ -56,8 +59,8 @@ def build_objective(
     *,
     device: torch.device,
 ) -> FieldObjective | None:
-    """The field's own loss over a clip; None where there is nothing to move (no pairs, or kind none)."""
-    if config.kind == "none" or len(pairs) == 0:
+    """Our field's own loss over a clip; None where there is nothing to move (no pairs), or the field is another."""
+    if config.kind != "realnvp" or len(pairs) == 0:
         return None
     return FieldObjective(
         pairs, points, observe(points, cameras, masks), times=torch.as_tensor(times),
@@ -105,6 +108,18 @@ def fit_field(
     Raises:
         RunError: a loss is not finite.
     """
+    if config.kind == "mlp":
+        centre, half_size = bounds(points)
+        offset = OffsetField(OffsetShape(), centre=centre, half_size=half_size, seed=seed)
+        return FitResult(offset, measure(offset, points, times, pairs))
+    if config.kind == "modgs" and len(pairs):
+        centre, half_size = bounds(points)
+        published, curves = fit_published(
+            pairs, times, centre=centre, half_size=half_size, steps=config.steps,
+            points=config.pairs_per_step * config.points_per_pair, device=device, seed=seed, progress=progress,
+            checkpoint=checkpoint, checkpoint_seconds=config.checkpoint_seconds,
+        )  # fmt: skip
+        return FitResult(published, measure(published, points, times, pairs) | {"curves": curves}, None, curves)
     objective = build_objective(pairs, points, cameras, masks, times, config, device=device)
     if objective is None:
         if config.kind != "none" and len(times) > 1:
@@ -160,16 +175,16 @@ def fit_field(
 
 @torch.no_grad()
 def measure(
-    field: TrajectoryField, points: FramePoints, times: np.ndarray, pairs: LiftedPairs, *, most: int = 200_000
+    field: AnyField, points: FramePoints, times: np.ndarray, pairs: LiftedPairs, *, most: int = 200_000
 ) -> dict[str, Any]:
-    """Cycle error over the frames' points (all of them up to `most`) and how well matches are met, relative to the
-    object's size."""
+    """Cycle error over the frames' points (all of them up to `most`; None for a field that has no inverse) and how well
+    matches are met, relative to the object's size."""
     field = field.cpu()
     size = max(points.extent(), 1e-9)
     stride = max(1, len(points) // most)
     when = torch.as_tensor(times, dtype=torch.float32)
     largest, total, count = 0.0, 0.0, 0
-    for frame in range(len(times)):
+    for frame in range(len(times)) if field.invertible else ():
         xyz = points.xyz[points.frame == frame][::stride]
         if len(xyz):
             high, mean = cycle_error(field, xyz, when[frame])
@@ -180,7 +195,9 @@ def measure(
             "max_rel": largest / size,
             "mean_rel": total / max(count, 1) / size,
             "points": count,
-        },
+        }
+        if field.invertible
+        else None,
         "object_size": size,
         "transport": None,
     }

@@ -169,8 +169,8 @@ def _track(result: Reconstruction, truth: Truth, alignment: Alignment) -> tuple[
             "is this the truth of another clip?"
         )
     size = object_size(world)
-    if size <= 0 or not result.field.invertible:
-        return unknown, size or None
+    if size <= 0:
+        return unknown, None
     errors = track_errors(result.field, result.timeline.times, world, visible, alignment=alignment)
     if len(errors) == 0:
         return unknown, size

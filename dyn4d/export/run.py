@@ -17,18 +17,22 @@ from dyn4d.core.cameras import scale_camera
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip, GaussianCloud, Timeline
-from dyn4d.deformation import TrajectoryField
+from dyn4d.deformation.files import load_field
+from dyn4d.deformation.tracks import Tracks
 from dyn4d.export import metrics as run_metrics
 from dyn4d.export.config import ExportConfig, RenderConfig
 from dyn4d.export.evaluate import Reconstruction, evaluate, object_size
+from dyn4d.export.geometry_pictures import geometry_pictures
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
 from dyn4d.export.report import FramePictures, ReportContent, find_warnings, write_report
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
+from dyn4d.export.trails import DrawnTracks, choose_tracks, write_track_movie
 from dyn4d.export.views import fill_poses
 from dyn4d.gaussians.metrics import mpsnr
 from dyn4d.gaussians.warp import move_cloud
+from dyn4d.geometry.point_tracks import PointTracks
 from dyn4d.io import artifacts
 from dyn4d.io.atomic import read_json, write_json
 from dyn4d.io.cameras_json import CameraFile, read_cameras
@@ -37,15 +41,17 @@ from dyn4d.io.ply import read_ply
 from dyn4d.io.truth import load_truth
 
 MOVIE_FRAMES = 60  # longer clips are thinned in the report
+MOTION_FRAMES = 3  # that show in the report how far points move
 TRAILS = 150  # tracks in a picture
 TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least this
 FILES = (
     ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
+    ("renders/tracks.mp4", "the input video with trails of points of the object: dashed where they are hidden"),
     ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
     ("gaussians/canonical.ply", "the Gaussians in canonical space"),
-    ("gaussians/field.safetensors", "the field that moves them: dyn4d.deformation.TrajectoryField.load"),
+    ("gaussians/field.safetensors", "the field that moves them: dyn4d.deformation.load_field"),
     ("export/tracks.npz", "trajectories of Gaussians: xyz (frame, track, 3), and each one's row in the PLYs"),
-    ("geometry/", "cameras, points of each frame, correspondences, COLMAP model"),
+    ("geometry/", "cameras, points of each frame, correspondences, motion against the cameras, COLMAP model"),
     ("metrics.json", "the figures of this page"),
 )
 
@@ -89,7 +95,7 @@ def load_result(run: Path, device: torch.device | str = "cpu") -> Reconstruction
     colour = _optional_json(run / "gaussians/metrics.json").get("background") or (0.5, 0.5, 0.5)
     return Reconstruction(
         cloud=cloud.to(device),
-        field=TrajectoryField.load(run / "gaussians/field.safetensors", device),
+        field=load_field(run / "gaussians/field.safetensors", device),
         timeline=timeline_of(file),
         cameras=cameras,
         poses_given=read_json(file.source).get("poses", "given") != "solved",
@@ -98,14 +104,36 @@ def load_result(run: Path, device: torch.device | str = "cpu") -> Reconstruction
 
 
 def render_run(
-    run: Path, out: Path, config: RenderConfig, *, device: torch.device | str = "cpu", progress: Progress | None = None
-) -> list[Path]:
-    """The render stage: fill `out` with pictures and videos, going on where an interrupted call stopped."""
+    run: Path, out: Path, config: RenderConfig, *, clip: Clip | None = None, device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[Path]:  # fmt: skip
+    """The render stage: fill `out` with pictures and videos, going on where an interrupted call stopped.
+
+    Args:
+        clip: all frames of the run's clip, which tracks are drawn over; without it they are left out.
+    """
     result = load_result(run, device)
-    return write_renders(
+    videos = write_renders(
         result.cloud, result.field, result.timeline, cameras=result.cameras, out=out, config=config,
         clip_colour=result.background, progress=progress,
     )  # fmt: skip
+    tracks = load_drawn_tracks(Path(run), before=config.tracks_before) if "tracks" in config.which else []
+    if clip is not None and tracks:
+        video = write_track_movie(
+            clip, result.timeline, result.cameras, tracks, out=out, trail=config.trail,
+            fps=config.fps or result.timeline.fps, progress=progress,
+        )  # fmt: skip
+        videos.append(video)
+    return videos
+
+
+def load_drawn_tracks(run: Path, *, before: bool) -> list[DrawnTracks]:
+    """The tracks that the deformation stage left; `before`: ahead of them those of the geometry stage."""
+    sources: list[tuple[Path, type[Tracks] | type[PointTracks]]] = [(run / "deformation/tracks.npz", Tracks)]
+    if before:
+        sources.insert(0, (run / "geometry/tracks.npz", PointTracks))
+    found = [artifacts.load(path, kind) for path, kind in sources if path.is_file()]
+    return [choose_tracks(tracks.xyz.numpy(), tracks.visible.numpy()) for tracks in found]
 
 
 def tracks_picture(
@@ -253,6 +281,7 @@ def summarise_run(
         linear=("Number of Gaussians",),
         per_frame=run_metrics.per_frame_mpsnr(gaussians),
         tracks=read_rgb(trails) if trails.is_file() else None,
+        geometry=geometry_pictures(run / "geometry", clip, result.cameras, count=MOTION_FRAMES),
         config=settings,
         files=[
             entry for entry in FILES if entry[0] == "metrics.json" or (run / entry[0].split(",")[0].split()[0]).exists()

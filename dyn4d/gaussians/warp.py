@@ -53,10 +53,11 @@ def move(
 ) -> MovedGaussians:
     """Move Gaussians from canonical space to time t; used at every training step.
 
-    The Jacobian J is taken as a constant: gradients reach the field through the means, and rotations and scales
-    through the covariance J Σ Jᵀ. With `anchors` J is that of the nearest anchor.
+    The Jacobian J is taken as a constant, unless the field learns it apart from the motion (`learns_jacobian`):
+    gradients reach the field through the means, and rotations and scales through the covariance J Σ Jᵀ. With `anchors`
+    J is that of the nearest anchor.
     """
-    with torch.no_grad():
+    with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(field, "learns_jacobian", False)):
         if anchors is None:
             jacobian = field.jacobian(means, t)
         else:
