@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -68,11 +68,25 @@ class Config(Options):
     """Clip folder, video file, or folder of pictures."""
 
 
+NAMED_INPUTS = (
+    ("geometry", "pointmaps"),
+    ("geometry", "weights"),
+    ("matching", "flow_files"),
+    ("matching", "flow_weights"),
+    ("matching", "weights"),
+)
+"""Options that may name files or folders, by section."""
+
+
 def with_clip(options: Options, clip: Path | str) -> Config:
-    """The same options for this clip (stored as an absolute path, so that a run can go on from any folder)."""
+    """The same options for this clip (paths are made absolute, so that a run can go on from any folder)."""
     values = {f.name: getattr(options, f.name) for f in fields(Options)}
     if options.mask not in ("auto", "none", "alpha") and Path(options.mask).exists():
         values["mask"] = str(Path(options.mask).absolute())
+    for section, name in NAMED_INPUTS:
+        named = getattr(values[section], name)
+        if named and Path(named).exists():
+            values[section] = replace(values[section], **{name: str(Path(named).absolute())})
     return Config(**values, clip=str(Path(clip).expanduser().absolute()))
 
 

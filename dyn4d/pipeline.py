@@ -13,14 +13,14 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dyn4d import __version__, stagework
-from dyn4d.config import Config, as_plain, dump_config, load_config
+from dyn4d.config import NAMED_INPUTS, Config, as_plain, dump_config, load_config
 from dyn4d.core.errors import InputError
 from dyn4d.io.atomic import atomic_path
 from dyn4d.progress import QuietProgress, WarningHandler
@@ -28,7 +28,7 @@ from dyn4d.runner import Planned, Stage, execute, make_plan, refuse_changes, req
 from dyn4d.runs import RunFolder, RunState, locked
 
 PACKAGES = ("torch", "numpy", "numba", "opencv-python-headless", "av", "roma", "gsplat")
-CLIP_FOLDERS = ("rgb", "mask", "masks", "depth")
+CLIP_FOLDERS = ("rgb", "mask", "masks", "depth", "flow", "pointmaps")
 HEAD = 1 << 16  # bytes at both ends of a clip's file that are hashed
 
 
@@ -36,10 +36,7 @@ HEAD = 1 << 16  # bytes at both ends of a clip's file that are hashed
 
 
 def clip_fingerprint(path: Path | str) -> dict[str, Any]:
-    """What is in a clip: number of files, and a digest of their names, sizes, first and last bytes.
-
-    Not their dates: a copied clip is the same clip. Raises `InputError` where there is nothing.
-    """
+    """What is in a clip, as `files_fingerprint` has it. Raises `InputError` where there is nothing."""
     path = Path(path)
     if path.is_file():
         files = [path, *sorted(p for p in path.parent.glob(f"{path.stem}_mask*") if p.is_file())]
@@ -49,8 +46,19 @@ def clip_fingerprint(path: Path | str) -> dict[str, Any]:
             files += [p for p in (path / name).glob("*") if p.is_file()]
     else:
         raise InputError(f"{path} is not there; give a clip folder, a video file or a folder of images")
+    return files_fingerprint(path, [p for p in files if p.suffix.lower() not in (".md", ".txt")])
+
+
+def files_fingerprint(path: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """Number of files, and a digest of their names, sizes, first and last bytes.
+
+    Not their dates: a copied clip is the same clip.
+
+    Args:
+        path: the folder that the files are in, at any depth, or one of them.
+    """
     digest = hashlib.sha256()
-    files = sorted(p for p in files if p.suffix.lower() not in (".md", ".txt") and not p.name.startswith("."))
+    files = sorted(p for p in files if not p.name.startswith("."))
     try:
         for file in files:
             size = file.stat().st_size
@@ -72,6 +80,23 @@ def _prepare_settings(config: Config) -> dict[str, Any]:
     return {**out, "mask": masks}
 
 
+def _named_input(text: str) -> Any:
+    """What a file or folder that an option names holds; the text itself where it names none."""
+    path = Path(text)
+    if not text or not path.exists():
+        return text
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return files_fingerprint(path, files)
+
+
+def _geometry_settings(config: Config) -> dict[str, Any]:
+    """The options, and what is in the files that they name."""
+    settings = _sections("geometry", "matching")(config)
+    for section, name in NAMED_INPUTS:
+        settings[section] = {**settings[section], name: _named_input(settings[section][name])}
+    return settings
+
+
 def _sections(*names: str) -> Any:
     def settings(config: Config) -> dict[str, Any]:
         plain = as_plain(config)
@@ -90,7 +115,7 @@ def _pictures_only(config: Config) -> dict[str, Any]:
 
 STAGES: tuple[Stage, ...] = (
     Stage("prepare", "prepare", (), _prepare_settings, stagework.prepare),
-    Stage("geometry", "geometry", ("prepare",), _sections("geometry", "matching"), stagework.geometry),
+    Stage("geometry", "geometry", ("prepare",), _geometry_settings, stagework.geometry, version=2),
     Stage("deform", "deformation", ("geometry",), _sections("deformation"), stagework.deform),
     Stage(
         "gaussians", "gaussians", ("geometry", "deform"), _sections("gaussians"), stagework.gaussians,

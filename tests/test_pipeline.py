@@ -19,7 +19,7 @@ from dyn4d.config import Config, Options, from_plain, load_config, load_preset, 
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.io.cameras_json import read_cameras
 from dyn4d.io.clips import load_clip
-from dyn4d.pipeline import clip_fingerprint, run_all, run_eval, run_prepare, run_stage, run_status
+from dyn4d.pipeline import STAGES, clip_fingerprint, run_all, run_eval, run_prepare, run_stage, run_status
 from dyn4d.runner import MARKER
 from dyn4d.synthetic import build_scene, write_scene
 
@@ -66,7 +66,8 @@ def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def expected_files(count: int) -> list[str]:
     out = ["run.json", "config.yaml", "metrics.json", "report.html", "geometry/cameras.json",
-           "geometry/frame_points.npz", "geometry/correspondences.npz",
+           "geometry/frame_points.npz", "geometry/correspondences.npz", "geometry/motion.npz",
+           "geometry/tracks.npz", "geometry/scene.glb",
            "geometry/sparse/cameras.bin", "geometry/sparse/images.bin",
            "geometry/sparse/points3D.bin", "deformation/field.safetensors", "deformation/metrics.json",
            "deformation/tracks.npz", "gaussians/canonical.ply", "gaussians/field.safetensors",
@@ -283,6 +284,20 @@ def test_fingerprint_follows_content_not_dates(small_clip: Path, tmp_path: Path)
     assert clip_fingerprint(copy) == clip_fingerprint(small_clip)
     (copy / "cameras.json").write_text((copy / "cameras.json").read_text() + " ")
     assert clip_fingerprint(copy) != clip_fingerprint(small_clip)
+
+
+def test_geometry_depends_on_what_is_in_named_files(tmp_path: Path) -> None:
+    maps = tmp_path / "export" / "depth"
+    maps.mkdir(parents=True)
+    (maps / "0.npy").write_bytes(b"a")
+    (tmp_path / "clip").mkdir()
+    geometry = next(stage for stage in STAGES if stage.name == "geometry")
+    chosen = dataclasses.replace(options(TINY).geometry, pointmaps=str(tmp_path / "export"))
+    config = with_clip(dataclasses.replace(options(TINY), geometry=chosen), tmp_path / "clip")
+    before = geometry.settings(config)
+    assert geometry.settings(config) == before
+    (maps / "0.npy").write_bytes(b"b")
+    assert geometry.settings(config) != before
 
 
 def test_time_is_that_of_the_whole_clip(small_clip: Path) -> None:

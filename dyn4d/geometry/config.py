@@ -13,9 +13,20 @@ class GeometryConfig:
     """Where the object's points and the cameras come from."""
 
     source: Literal["auto", "rgbd", "mast3r", "pointmaps"] = "auto"
-    """auto = rgbd where the clip has depth maps, mast3r where it has none and weights are given."""
+    """auto = pointmaps that are named; else rgbd where the clip has depth maps; else pointmaps where they lie in the
+    clip folder; else mast3r where weights are given."""
     weights: str = ""
     """Of mast3r: a file or folder of weights, or a model's id on the hub."""
+    pointmaps: str = ""
+    """Of pointmaps: an .npz, a folder of them or an estimator's export; "" = those in the clip folder."""
+    pointmaps_fit: Literal["auto", "whole", "crop", "pad"] = "auto"
+    """Of pointmaps: how a map lies in its picture: all of it, its middle, or all of it and evenly more. auto = the box
+    that comes with it, else what the estimator is known to do, else whole."""
+    pointmaps_conf: Literal["auto", "unit", "above_one", "log"] = "auto"
+    """Of pointmaps: what the maps' confidence c means: unit = c itself, above_one = 1 - 1/c, log = 1 - exp(-c).
+    auto = by its range over the clip."""
+    pointmaps_min_conf: float = 0.0
+    """Of pointmaps: pixels whose confidence, brought to (0, 1], is less are dropped."""
     anchor: Literal["auto", "background", "object"] = "auto"
     """What holds the cameras where they are solved: what is around the object, or the object itself, whose rigid motion
     then goes into the poses. auto = poses that are given; else the background where there is enough of it."""
@@ -33,11 +44,27 @@ class GeometryConfig:
     """Drop this many more pixels around each jump in depth (noisy sensors)."""
     min_conf: float = 0.02
     """Points of less confidence are dropped."""
+    clean: Literal["auto", "on", "off"] = "auto"
+    """Drop points that other frames contradict. auto = where the object is rigid between those frames; on = everywhere,
+    as if it were."""
+    mesh: Literal["auto", "on", "off"] = "auto"
+    """Fuse all frames into a mesh (mesh.ply, mesh.glb). auto = where they agree on one rigid object."""
+    voxels: int = 256
+    """Of the mesh: cells along the object's longest side."""
+    tracks: int = 2000
+    """At most this many points are followed from frame to frame by the matches alone (tracks.npz); 0 = none."""
 
     def __post_init__(self) -> None:
         sources = ("auto", "rgbd", "mast3r", "pointmaps")
         if self.source not in sources:
             raise ValueError(f"geometry.source: {self.source!r}; wanted one of {', '.join(sources)}")
+        if self.pointmaps_fit not in ("auto", "whole", "crop", "pad"):
+            raise ValueError(f"geometry.pointmaps_fit: {self.pointmaps_fit!r}; wanted auto, whole, crop or pad")
+        if self.pointmaps_conf not in ("auto", "unit", "above_one", "log"):
+            raise ValueError(f"geometry.pointmaps_conf: {self.pointmaps_conf!r}; wanted auto, unit, above_one or log")
+        if not 0 <= self.pointmaps_min_conf < 1:
+            found = self.pointmaps_min_conf
+            raise ValueError(f"geometry.pointmaps_min_conf: {found}; wanted a number from 0, below 1")
         if self.anchor not in ("auto", "background", "object"):
             raise ValueError(f"geometry.anchor: {self.anchor!r}; wanted auto, background or object")
         if self.alignment not in ("sparse", "mast3r", "dust3r"):
@@ -47,6 +74,13 @@ class GeometryConfig:
                 raise ValueError(f"geometry.{name}: {getattr(self, name)}; wanted a number from {low}")
         if not 0 < self.max_slope_deg < 90:
             raise ValueError(f"geometry.max_slope_deg: {self.max_slope_deg}; wanted an angle between 0 and 90")
+        if self.tracks < 0:
+            raise ValueError(f"geometry.tracks: {self.tracks}; wanted a number from 0")
+        for name in ("clean", "mesh"):
+            if getattr(self, name) not in ("auto", "on", "off"):
+                raise ValueError(f"geometry.{name}: {getattr(self, name)!r}; wanted auto, on or off")
+        if not 8 <= self.voxels <= 2048:
+            raise ValueError(f"geometry.voxels: {self.voxels}; wanted a number from 8 to 2048")
         if self.erode < 0:
             raise ValueError(f"geometry.erode: {self.erode}; wanted a number from 0")
         if not 0 <= self.min_conf < 1:

@@ -13,6 +13,7 @@ from dyn4d.core.types import Clip, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.rgbd import require_rgbd
 from dyn4d.geometry.weights import require_weights
+from dyn4d.io.pointmaps import find_pointmaps
 from dyn4d.matching.config import MatchingConfig
 
 
@@ -20,11 +21,13 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
     """The name of the source that `config` and the clip lead to.
 
     Raises:
-        InputError: there is nothing to get geometry from, weights that were named are not there, or the source asked
-            for is not in this version.
+        InputError: there is nothing to get geometry from, or weights or maps are not there or cannot be used.
     """
-    if config.source == "pointmaps":
-        raise InputError("geometry.source pointmaps: not in this version; use rgbd or mast3r")
+    if config.source == "pointmaps" or (config.source == "auto" and _has_pointmaps(clip, config)):
+        from dyn4d.geometry.estimator_source import require_pointmaps
+
+        require_pointmaps(clip, config)
+        return "pointmaps"
     if config.source == "mast3r" or (config.source == "auto" and clip.depth is None and config.weights):
         if not config.weights:
             raise InputError(
@@ -39,8 +42,14 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
         return "rgbd"
     raise InputError(
         f"{clip.source}: nothing to get geometry from: add depth maps in depth/ (one file a frame, uint16 PNG or .npy) "
-        "and cameras.json with K; or give the weights of a MASt3R or DUSt3R network, --geometry.weights FILE"
+        "and cameras.json with K; or give the weights of a MASt3R or DUSt3R network, --geometry.weights FILE, or what "
+        "another estimator left, --geometry.pointmaps PATH"
     )
+
+
+def _has_pointmaps(clip: Clip, config: GeometryConfig) -> bool:
+    """Are maps named, or are they all that the clip folder has?"""
+    return bool(config.pointmaps) or (clip.depth is None and find_pointmaps(clip.source) is not None)
 
 
 def solve_geometry(
@@ -60,10 +69,15 @@ def solve_geometry(
         cache: a folder for what takes long.
     """
     progress = progress or SilentProgress()
-    if choose_source(clip, config) == "mast3r":
+    source = choose_source(clip, config)
+    if source == "mast3r":
         from dyn4d.geometry.pair_source import frames_from_pairs
 
         result = frames_from_pairs(clip, config, device=device, progress=progress, cache=cache)
+    elif source == "pointmaps":
+        from dyn4d.geometry.estimator_source import frames_from_estimate
+
+        result = frames_from_estimate(clip, config, seed, matching=matching, progress=progress, cache=cache)
     else:
         result = _from_depth(clip, config, seed, matching, progress, cache)
     for line in result.notes:

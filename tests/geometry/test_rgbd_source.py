@@ -150,7 +150,7 @@ def test_each_lack_has_one_line_that_says_what_to_do() -> None:
         (replace(clip, depth=None), GeometryConfig(source="rgbd"), "source rgbd needs depth maps"),
         (replace(clip, cameras=None), CONFIG, "no K: add cameras.json"),
         (clip, GeometryConfig(source="mast3r"), "mast3r: no weights: give --geometry.weights"),
-        (clip, GeometryConfig(source="pointmaps"), "pointmaps: not in this version"),
+        (clip, GeometryConfig(source="pointmaps"), "source pointmaps: there are none: put pointmaps.npz"),
         (replace(clip, depth=[np.zeros((HEIGHT, WIDTH), np.float32)]), CONFIG, "no frame has depth on the object"),
     ]
     for bad, config, text in cases:
