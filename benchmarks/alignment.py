@@ -1,22 +1,24 @@
 """How the time and memory of the alignment grow with the clip, and how near it comes to the truth.
 
     python benchmarks/alignment.py [--frames 10 30 100] [--size 128x96] [--window 4] [--noise 0.01] [--wrong 0]
-        [--threads N] [--json OUT]
+        [--threads N] [--only growth|scenes] [--json OUT]
 
 Cameras walk around a ball on a floor in a round hall, 3 degrees a frame. A pair network's predictions are the truth
 with depth noise along the rays and a scale of their own for each pass (5 %); matches are true, to the nearest pixel,
 but for a share (`--wrong`). Each frame is paired with the next `window`. Every length of clip runs in a fresh process;
 memory is what the alignment adds at its peak to that of the predictions, which wait in memory.
 
-Prints a markdown table: seconds, milliseconds and megabytes a pair; matches a pair; and, after the best similarity, the
-largest error of rotation and centre (relative to the distance of neighbours), the median error of the depth, and the
-error of the focal length.
+Prints a markdown table: seconds of the processor, milliseconds and megabytes a pair; matches a pair; and, after the
+best similarity, the largest error of rotation and centre (relative to the distance of neighbours), the median error of
+the depth, and the error of the focal length. Then, where DYN4D_REFERENCE names the reference data, a table of our
+alignment and the published ones on its scenes (`alignment_scenes.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -150,9 +152,9 @@ def probe(args: argparse.Namespace) -> dict[str, Any]:
     align(*predictions(small, 1, args.noise, 0.0))  # the first calls of a process are slow
     world = make_world(args.probe, width, height)
     frames, results = predictions(world, args.window, args.noise, args.wrong)
-    before, start = peak_memory(), time.perf_counter()
+    before, start = peak_memory(), time.process_time()
     found = align(frames, results)
-    seconds, after = time.perf_counter() - start, peak_memory()
+    seconds, after = time.process_time() - start, peak_memory()
     return {
         "frames": args.probe,
         "pairs": len(results),
@@ -177,13 +179,31 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.01, help="standard deviation of the depth, as a share of it")
     parser.add_argument("--wrong", type=float, default=0.0, help="share of matches that end at a random pixel")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=("growth", "scenes"), help="one of the two tables")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--probe", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.probe:
         print(json.dumps(probe(args)))
         return
-    facts = about(args.threads)
+    facts, rows, scenes = about(args.threads), [], []
+    if args.only != "scenes":
+        rows = growth(args)
+    if args.only != "growth" and os.environ.get("DYN4D_REFERENCE"):
+        from alignment_scenes import HEADS, line, scene_rows
+
+        torch.set_num_threads(args.threads)
+        print(f"\n{HEADS}", flush=True)
+        for row in scene_rows(Path(os.environ["DYN4D_REFERENCE"])):
+            scenes.append(row)
+            print(line(row), flush=True)
+    if args.json:
+        found = {"machine": facts, "rows": rows, "scenes": scenes}
+        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def growth(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The table of lengths of clips."""
     print(f"{args.size}, window {args.window}, noise {args.noise}, wrong {args.wrong}, {args.threads} threads\n")
     print("| frames | pairs | matches a pair | seconds | ms a pair | MB | MB a pair | rot ° | centre | depth | focal |")
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
@@ -197,8 +217,7 @@ def main() -> None:
             f"| {row['rotation_deg']:.3f} | {row['centre']:.4f} | {row['depth']:.4f} | {row['focal']:.4f} |",
             flush=True,
         )
-    if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    return rows
 
 
 if __name__ == "__main__":

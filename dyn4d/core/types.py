@@ -304,6 +304,8 @@ class GeometryResult:
         notes: one line for the user each: what was chosen and why, what was dropped.
         licences: one line each on the terms of the weights that were used.
         poses_solved: the cameras' poses are not those that came with the clip.
+        depth: T depth maps (H, W) of the pictures in the cameras' unit, 0 = not known, where the source has any beside
+            the object; they tell what stands before it. Not saved.
     """
 
     points: FramePoints
@@ -312,6 +314,7 @@ class GeometryResult:
     notes: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
     poses_solved: bool = False
+    depth: FrameReader | None = None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ which focal and depth trade for each other. The anchors are eliminated (Schur co
 solved has ten unknowns a frame, however many pixels there are. Memory and time are linear in the number of pairs, but
 for the Cholesky factor of that system (a hundred frames: 700 unknowns).
 
-The forward model is that of Duisterhof et al., MASt3R-SfM, 2024: a change of the focal moves a frame's content along
-its axis and keeps its relief. Everything is float64.
+The forward model is that of Duisterhof et al., MASt3R-SfM, 2024, but for the focal length: a change of it stretches a
+frame's content along its axis, as a network that is wrong about it does. (Published is a shift that keeps the relief
+within a block of pixels; with that a wrong focal length holds itself.) Everything is float64.
 """
 
 from __future__ import annotations
@@ -22,34 +23,14 @@ from torch import Tensor
 
 from dyn4d.core.errors import RunError
 from dyn4d.geometry.bundle_state import CENTRE, FOCAL, POINT, ROTATION, SCALE, UNKNOWNS, BundleState, cross_matrix
+from dyn4d.geometry.deviations import pixel_deviation
+from dyn4d.geometry.elimination import EliminatedAnchors, add_blocks
 from dyn4d.geometry.relative_pose import RelativePose, RelativeTerms
 from dyn4d.geometry.reprojection import BY_DEPTH, Direction, Reprojection, Sums, make_directions
 from dyn4d.geometry.sparse_problem import SparseProblem
+from dyn4d.geometry.world_frame import LEAST_PARALLAX, scene_depth
 
 __all__ = ["Bundle", "BundleConfig", "BundleState", "Direction", "make_directions"]
-
-RAYLEIGH = 1.1774  # median length of a 2D Gaussian's draws in standard deviations
-SAMPLE = 20000  # errors that tell how large errors are
-
-
-def pixel_deviation(errors: Tensor, area: float | None) -> float:
-    """Standard deviation along an axis of what matches are off by, from the lengths (M,), M > 0, in pixels.
-
-    From their median; where `area` (px²) is given, from that of the right matches, as wrong ones end anywhere in it
-    with the same probability (expectation maximisation, so that even a small share of right ones is found).
-    """
-    if len(errors) > SAMPLE:
-        errors = errors[torch.arange(SAMPLE, device=errors.device) * len(errors) // SAMPLE]
-    ordered = errors.sort().values
-    sigma = ordered[(len(ordered) - 1) // 2] / RAYLEIGH
-    share = 0.9
-    for _ in range(20 if area is not None and float(sigma) > 0 else 0):
-        right = share / (2 * math.pi * sigma**2) * torch.exp(-((ordered / sigma) ** 2) / 2)
-        weight = right / (right + (1 - share) / (area or 1.0))
-        total = weight.cumsum(0)
-        middle = ordered[torch.searchsorted(total, total[-1] / 2).clamp_max(len(ordered) - 1)]
-        share, sigma = min(float(weight.mean()), 0.99), (middle / RAYLEIGH).clamp_min(1e-6)
-    return float(sigma)
 
 
 @dataclass(frozen=True)
@@ -124,7 +105,8 @@ class Bundle:
         index = torch.full((len(state.active), UNKNOWNS), -1, dtype=torch.int64)
         held = [n for n in frames if bool(state.fixed_pose[n])]
         spread = float(state.world_from_cam[held, :3, 3].std(0).norm()) if len(held) > 1 else 0.0
-        apart = spread > 1e-9 * float(state.scale[frames].median())  # fixed poses in one place leave the scale open
+        depth = scene_depth(state, [view.anchor_depth for view in self.problem.views])
+        apart = spread > LEAST_PARALLAX * depth  # fixed poses in one place leave the scale open
         still = set(held) if held else {frames[0]}
         count = 0
         focal = point = -1
@@ -197,7 +179,9 @@ class Bundle:
 
     # ------------------------------------------------------------------------------------------- one step
 
-    def _normal_equations(self, state: BundleState, measured: _Measured) -> tuple[Tensor, Tensor, list[_Eliminated]]:
+    def _normal_equations(
+        self, state: BundleState, measured: _Measured
+    ) -> tuple[Tensor, Tensor, list[EliminatedAnchors]]:
         """H (n, n), gradient (n,) of the frames' unknowns, and each frame's anchors."""
         device = state.focal.device
         H = torch.zeros(self.count + 1, self.count + 1, dtype=torch.float64, device=device)  # the last: what stays
@@ -206,14 +190,14 @@ class Bundle:
         sums = self._matches.sums(state, self._robust(measured.errors)[1], anchors=self.config.refine_depth)
         columns = torch.cat([index[self._matches.i], index[self._matches.j]], -1)  # (D, 20)
         back = sums.unknowns.mT
-        _add(H, g, columns, back @ sums.products[:, :-1, :-1] @ sums.unknowns, back @ sums.products[:, :-1, -1:])
+        add_blocks(H, g, columns, back @ sums.products[:, :-1, :-1] @ sums.unknowns, back @ sums.products[:, :-1, -1:])
         if self._relatives is not None and measured.chi is not None:
             residual, by_a, by_b = self._relatives.terms(state)
             columns = torch.cat([index[self._relatives.a], index[self._relatives.b]], -1)  # (E, 20)
             both = torch.cat([by_a, by_b], -1)  # (E, 7, 20)
             weight = self._relative_robust(measured.chi)[1]
             informed = both.mT @ self._relatives.information * weight[:, None, None]
-            _add(H, g, columns, informed @ both, informed @ residual[..., None])
+            add_blocks(H, g, columns, informed @ both, informed @ residual[..., None])
         moved, columns, weight = self._lens_prior(state)
         H.diagonal().index_add_(0, columns.flatten(), weight.flatten())
         g.index_add_(0, columns.flatten(), (weight * moved).flatten())
@@ -223,13 +207,13 @@ class Bundle:
             [self._eliminated(n, sums, state) for n in self.frames] if self.config.refine_depth else [],
         )
 
-    def _eliminated(self, n: int, sums: Sums, state: BundleState) -> _Eliminated:
+    def _eliminated(self, n: int, sums: Sums, state: BundleState) -> EliminatedAnchors:
         """The anchors of frame n; their prior: no match, no move."""
         index, numbers, prior = self._padded_index, self._matches.of_frame.get(n, []), 1 / self.depth_sigma**2
         found = sums.by_anchor.get(n, state.log_depth[n].new_zeros(0, len(state.log_depth[n]), self._matches.columns))
         cross = found[..., :-1] @ sums.unknowns[numbers]  # (D, A, 20)
         own, other = cross[..., :UNKNOWNS].sum(0), cross[..., UNKNOWNS:].transpose(0, 1).flatten(1)
-        return _Eliminated(
+        return EliminatedAnchors(
             n,
             torch.cat([index[n], index[self._matches.j[numbers]].flatten()]),
             torch.cat([own, other], -1),
@@ -237,7 +221,9 @@ class Bundle:
             found[..., -1].sum(0) + prior * state.log_depth[n],
         )
 
-    def _step(self, H: Tensor, g: Tensor, anchors: list[_Eliminated], damping: float) -> tuple[Tensor, list[Tensor]]:
+    def _step(
+        self, H: Tensor, g: Tensor, anchors: list[EliminatedAnchors], damping: float
+    ) -> tuple[Tensor, list[Tensor]]:
         """Changes (n,) of the frames' unknowns and (A,) of each frame's log depths."""
         S, rhs = H + torch.diag(damping * H.diagonal() + 1e-12), -g
         S, rhs = torch.nn.functional.pad(S, (0, 1, 0, 1)), torch.nn.functional.pad(rhs, (0, 1))
@@ -285,7 +271,7 @@ class Bundle:
             typical = float(measured.chi.median()) / 6.35  # the median of seven squared standard draws
             self.overconfidence = max(typical / free, 1.0)
 
-    def _learn(self, state: BundleState, measured: _Measured, anchors: list[_Eliminated]) -> bool:
+    def _learn(self, state: BundleState, measured: _Measured, anchors: list[EliminatedAnchors]) -> bool:
         """Bring the three scales up to date; True where one changed by more than 3 %."""
         before = self.pixel_error, self.depth_sigma, self.overconfidence
         self._learn_errors(measured, mixed=True)
@@ -342,34 +328,3 @@ class _Measured:
 
     errors: Tensor
     chi: Tensor | None
-
-
-def _add(H: Tensor, g: Tensor, columns: Tensor, blocks: Tensor, gradients: Tensor) -> None:
-    """Blocks (N, C, C) and gradients (N, C, 1) at their columns (N, C)."""
-    H.index_put_((columns[:, :, None], columns[:, None]), blocks, accumulate=True)
-    g.index_put_((columns,), gradients[..., 0], accumulate=True)
-
-
-@dataclass
-class _Eliminated:
-    """The anchors of one frame, which hang on its own unknowns and on those of its partners.
-
-    Attributes:
-        columns: (C,) of the frame's unknowns, then of each partner's. cross: (A, C), diagonal: (A,), gradient: (A,).
-    """
-
-    frame: int
-    columns: Tensor
-    cross: Tensor
-    diagonal: Tensor
-    gradient: Tensor
-
-    def eliminate(self, S: Tensor, rhs: Tensor, damping: float) -> None:
-        inverse = 1 / (self.diagonal * (1 + damping))
-        block = self.cross.T @ (self.cross * inverse[:, None])
-        S.index_put_((self.columns[:, None], self.columns[None]), -block, accumulate=True)
-        rhs.index_add_(0, self.columns, self.cross.T @ (inverse * self.gradient))
-
-    def back(self, change: Tensor, damping: float) -> Tensor:
-        delta = -(self.gradient + self.cross @ change[self.columns]) / (self.diagonal * (1 + damping))
-        return delta.clamp(-0.5, 0.5)

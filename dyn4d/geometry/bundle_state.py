@@ -9,7 +9,7 @@ from torch import Tensor
 
 UNKNOWNS = 10  # of a frame: rotation 3, centre 3, log scale, log focal, principal point 2
 ROTATION, CENTRE, SCALE, FOCAL, POINT = slice(0, 3), slice(3, 6), 6, 7, slice(8, 10)
-NEAREST = 0.02  # least depth of a pixel, as a share of its anchor's; of a point before a camera, of its frame's median
+NEAREST = 0.02  # least depth of a point before a camera, as a share of its frame's median
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,12 @@ class BundleState:
     fixed_focal: Tensor
 
     def depth(self, frame: int, base: Tensor, anchor: Tensor, ratio: Tensor) -> Tensor:
-        """(M,) world depth of pixels with this `ratio` to their anchors, rows `anchor` of canonical depth `base`."""
-        stretch = (self.focal[frame] / self.network_focal[frame] + ratio - 1).clamp_min(NEAREST)
-        return self.scale[frame] * base * torch.exp(self.log_depth[frame][anchor]) * stretch
+        """(M,) world depth of pixels with this `ratio` to their anchors, rows `anchor` of canonical depth `base`.
+
+        A longer focal length stretches a frame's content along its axis: every ray keeps its offset from it.
+        """
+        stretch = self.focal[frame] / self.network_focal[frame] * self.scale[frame]
+        return stretch * base * ratio * torch.exp(self.log_depth[frame][anchor])
 
     def focals(self, frame: int) -> Tensor:
         """(2,) px along x and y."""

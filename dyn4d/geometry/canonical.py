@@ -42,7 +42,6 @@ class CanonicalView:
         anchor_pixels: (A,) int64 flat index, one for each block that has a pixel, blocks in row-major order.
         anchor_depth: (A,) float64 > 0, z of `points` there.
         width, height: of the picture in pixels. subsample: side of a block in pixels.
-        dropped: number of pixels that were to count but that no pair could place.
     """
 
     pixels: Tensor
@@ -55,7 +54,6 @@ class CanonicalView:
     width: int
     height: int
     subsample: int
-    dropped: int = 0
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -234,7 +232,7 @@ class CanonicalAccumulator:
         ratio = mean.where(same & sound, plain)
         return CanonicalView(
             pixels, points, self._weight_squared[rows] / weight, anchor, ratio, pixels[anchors], anchor_depth,
-            self.width, self.height, self.subsample, dropped=len(self.pixels) - len(pixels),
+            self.width, self.height, self.subsample,
         )  # fmt: skip
 
 

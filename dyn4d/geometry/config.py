@@ -13,8 +13,8 @@ class GeometryConfig:
     """Where the object's points and the cameras come from."""
 
     source: Literal["auto", "rgbd", "mast3r", "pointmaps"] = "auto"
-    """auto = pointmaps that are named; else rgbd where the clip has depth maps; else pointmaps where they lie in the
-    clip folder; else mast3r where weights are given."""
+    """auto = pointmaps that are named; else rgbd where the clip has depth maps and K; else pointmaps where they lie in
+    the clip folder; else mast3r where weights are given."""
     weights: str = ""
     """Of mast3r: a file or folder of weights, or a model's id on the hub."""
     pointmaps: str = ""
@@ -29,7 +29,11 @@ class GeometryConfig:
     """Of pointmaps: pixels whose confidence, brought to (0, 1], is less are dropped."""
     anchor: Literal["auto", "background", "object"] = "auto"
     """What holds the cameras where they are solved: what is around the object, or the object itself, whose rigid motion
-    then goes into the poses. auto = poses that are given; else the background where there is enough of it."""
+    then goes into the poses. auto = poses that are given; else the background where enough of it can be matched."""
+    poses: Literal["given", "refine", "solve"] = "given"
+    """What becomes of poses that come with the clip or with maps. given = they stay, unless the anchor is the object;
+    frames without one are solved. refine = solving begins with them and stays in their world. solve = as if there were
+    none."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """Of mast3r: how the network is shown the frames."""
     alignment: Literal["sparse", "mast3r", "dust3r"] = "sparse"
@@ -38,6 +42,14 @@ class GeometryConfig:
     """Of the sparse alignment: how often all passes' depths are brought together and the poses refined again."""
     subsample: int = 8
     """Of the sparse alignment: pixels between anchors, whose depths are refined."""
+    optimise_depth: bool = True
+    """Of the sparse and mast3r alignments: refine the anchors' depths with the poses."""
+    depth_rank: int = 0
+    """Of the mast3r alignment: anchors' depths change by this many smooth shapes a frame only; 0 = each by itself."""
+    focal: Literal["shared", "own"] = "shared"
+    """Of the sparse alignment, where K is not known: one focal length for all frames, or each frame its own (zoom)."""
+    principal_point: Literal["middle", "refine"] = "middle"
+    """Of the sparse alignment, where K is not known: the picture's middle, or looked for around it (cut pictures)."""
     max_slope_deg: float = 82.0
     """Two neighbouring pixels lie on one surface unless it would be turned from the camera by more than this angle."""
     erode: int = 0
@@ -67,9 +79,15 @@ class GeometryConfig:
             raise ValueError(f"geometry.pointmaps_min_conf: {found}; wanted a number from 0, below 1")
         if self.anchor not in ("auto", "background", "object"):
             raise ValueError(f"geometry.anchor: {self.anchor!r}; wanted auto, background or object")
+        if self.poses not in ("given", "refine", "solve"):
+            raise ValueError(f"geometry.poses: {self.poses!r}; wanted given, refine or solve")
+        if self.focal not in ("shared", "own"):
+            raise ValueError(f"geometry.focal: {self.focal!r}; wanted shared or own")
+        if self.principal_point not in ("middle", "refine"):
+            raise ValueError(f"geometry.principal_point: {self.principal_point!r}; wanted middle or refine")
         if self.alignment not in ("sparse", "mast3r", "dust3r"):
             raise ValueError(f"geometry.alignment: {self.alignment!r}; wanted sparse, mast3r or dust3r")
-        for name, low in (("fusions", 0), ("subsample", 1)):
+        for name, low in (("fusions", 0), ("subsample", 1), ("depth_rank", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"geometry.{name}: {getattr(self, name)}; wanted a number from {low}")
         if not 0 < self.max_slope_deg < 90:

@@ -69,8 +69,8 @@ def _votes(a: ViewMap, b: ViewMap, noise: float, size: float) -> tuple[np.ndarra
     for here, there, seen in ((a, b, through[1]), (b, a, through[0])):
         votes = np.empty(len(here), np.uint8)
         look(
-            here.xyz, there.cam_from_world, there.K, there.free, there.row, there.frame_edges, there.outside,
-            NOISE * noise, MOST * size, PIXELS * there.footprint, votes, seen,
+            here.xyz, there.cam_from_world, there.K, there.free, there.row, NOISE * noise, MOST * size,
+            PIXELS * there.footprint, votes, seen,
         )  # fmt: skip
         told.append(votes)
     for votes, seen in zip(told, through):
@@ -249,11 +249,9 @@ def clean_points(
 def check_views(
     clip: Clip, found: GeometryResult, config: GeometryConfig, progress: Progress | None = None
 ) -> tuple[GeometryResult, Rigidity]:
-    """Measure how rigid the object is and clean its points as `config.clean` says."""
+    """Measure how rigid the object is and clean its points as `config.clean` says. The measure is always taken: it
+    tells what of the object the scene for other programs shows."""
     progress = progress or SilentProgress()
-    rigidity = Rigidity(math.nan, 0, 0.0)
-    if config.clean == "off" and config.mesh != "auto":
-        return found, rigidity
     views = clip_views(clip, found)
     rigidity = measure_rigidity(views)
     if rigidity.pairs:
@@ -271,8 +269,11 @@ def check_views(
 
 
 def clip_views(clip: Clip, found: GeometryResult) -> FrameViews:
-    """The maps of a clip's frames. Its depth tells what stands before the object, where the points come from it."""
-    return FrameViews(found.points, found.cameras, clip.masks, clip.depth if found.source == "rgbd" else None)
+    """The maps of a clip's frames, with the depth outside the masks where the points' source has it: only this tells
+    what stands before the object. Where a clip's own maps have none, nothing does."""
+    if found.source == "rgbd":
+        return FrameViews(found.points, found.cameras, clip.masks, clip.depth, empty=math.inf)
+    return FrameViews(found.points, found.cameras, clip.masks, found.depth)
 
 
 def _noted(found: GeometryResult, line: str, progress: Progress) -> GeometryResult:

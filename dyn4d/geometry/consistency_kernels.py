@@ -11,8 +11,8 @@ NONE, AGREES, AGAINST = 0, 1, 2
 
 @numba.njit(cache=True, error_model="numpy", nogil=True)
 def look(
-    xyz: np.ndarray, cam_from_world: np.ndarray, K: np.ndarray, free: np.ndarray, row: np.ndarray, edges: np.ndarray,
-    outside: float, relative: float, most: float, least: float, votes: np.ndarray, through: np.ndarray,
+    xyz: np.ndarray, cam_from_world: np.ndarray, K: np.ndarray, free: np.ndarray, row: np.ndarray, relative: float,
+    most: float, least: float, votes: np.ndarray, through: np.ndarray,
 ) -> None:  # fmt: skip
     """What one frame's map says of another frame's points.
 
@@ -21,7 +21,7 @@ def look(
     lies before the surface of the very pixel that it falls on, that pixel's point is too deep, if the point is right.
 
     Args:
-        xyz: (n, 3) world. cam_from_world: (4, 4), K: (3, 3) of the map. free, row, edges, outside: see `ViewMap`.
+        xyz: (n, 3) world. cam_from_world: (4, 4), K: (3, 3) of the map. free, row: see `ViewMap`.
         relative, most, least: two depths agree within the share `relative` of the depth, at most `most` but at least
             the share `least`.
         votes: (n,) uint8, filled. through: (m,) bool of the map's points, set where another point lies in front.
@@ -38,13 +38,9 @@ def look(
         yc = c[1, 0] * x + c[1, 1] * y + c[1, 2] * z + c[1, 3]
         u = np.floor((K[0, 0] * xc + K[0, 1] * yc) / zc + K[0, 2])
         v = np.floor(K[1, 1] * yc / zc + K[1, 2])
-        if not (edges[0] <= u <= edges[1] and edges[2] <= v <= edges[3]):
+        if not (0 <= u < width and 0 <= v < height):
             continue
         column, line = int(u), int(v)
-        if column < 0 or line < 0 or column >= width or line >= height:
-            if outside > zc:
-                votes[n] = 2
-            continue
         tolerance = max(min(relative * zc, most), least * zc)
         agrees, nearest = False, np.inf
         for j in range(max(line - 2, 0), min(line + 3, height)):

@@ -30,6 +30,7 @@ def fuse_views(
     rows = [torch.searchsorted(frame.pixels, view.pixels) for frame, view in zip(frames, views)]
     weights = [torch.zeros(len(view), dtype=torch.float64) for view in views]
     sums = [torch.zeros(len(view), dtype=torch.float64) for view in views]
+    along = state.focal / state.network_focal
 
     def add(n: int, depth: Tensor, conf: Tensor) -> None:
         weight = conf.double() - CONF_OFFSET
@@ -48,12 +49,16 @@ def fuse_views(
             if stretch is None:
                 continue
             add(a, stretch * one.a_in_a[rows[a], 2].double(), one.conf_a_in_a[rows[a]])
-            seen = one.b_in_a[rows[b]].double() * stretch * state.scale[a]
+            seen = _stretched(one.b_in_a[rows[b]].double(), along[a]) * stretch * state.scale[a]
             of_a, of_b = state.world_from_cam[a], state.world_from_cam[b]
             world = seen @ of_a[:3, :3].T + of_a[:3, 3]
             back = (world - of_b[:3, 3]) @ of_b[:3, :3] / state.scale[b]
-            add(b, _along(views[b].points, back), one.conf_b_in_a[rows[b]])
+            add(b, _along(views[b].points, _stretched(back, 1 / along[b])), one.conf_b_in_a[rows[b]])
     return tuple(_shifted(view, s / w.clamp_min(1e-300)) for view, s, w in zip(views, sums, weights))
+
+
+def _stretched(points: Tensor, by: Tensor) -> Tensor:
+    return torch.cat([points[:, :2], points[:, 2:] * by], -1)
 
 
 def _along(points: Tensor, seen: Tensor) -> Tensor:

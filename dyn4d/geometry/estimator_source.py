@@ -86,8 +86,9 @@ def frames_from_estimate(
     """Masked points of every frame and the cameras, from an estimator's maps.
 
     Poses are those of the maps; where these have none, the clip's; where it has none, they are solved from depth and
-    optical flow, as they also are with `config.anchor` "object". Points in the world without poses tell the poses by
-    themselves. K comes with the poses; else it is the maps', the clip's, or the points tell the focal length.
+    optical flow, as they also are with `config.anchor` "object" and, in part or anew, with `config.poses`. Points
+    in the world without poses tell the poses by themselves. K comes with the poses; else it is the maps', the clip's,
+    or the points tell the focal length.
 
     Args:
         matching: of the flow, where poses are solved. cache: a folder for what takes long.
@@ -95,23 +96,22 @@ def frames_from_estimate(
     Raises:
         InputError: maps that cannot be used, no K, or no frame has a usable point on the object.
     """
+    from dyn4d.geometry.depth_cameras import depth_cameras
+
     progress = progress or SilentProgress()
     survey = _look(require_pointmaps(clip, config), clip, config, progress)
     own, notes = _cameras(clip, survey)
     solved = own is not clip.cameras
     depth = _DepthOf(survey, own, clip, config)
-    cameras = own
-    if not bool(own.registered.any()) or config.anchor == "object":
-        from dyn4d.geometry.depth_alignment import solve_depth_poses
-
-        reader = LazyFrames([f"map of {name}" for name in clip.names], lambda row: depth(row)[0].astype(np.float32))
-        found = solve_depth_poses(
-            replace(clip, depth=reader, cameras=own), matching, anchor=config.anchor, seed=seed, progress=progress,
-            cache=None if cache is None else cache / "poses",
-        )  # fmt: skip
-        cameras, notes, solved = found.cameras, [*notes, *found.notes], True
+    reader = LazyFrames([f"map of {name}" for name in clip.names], lambda row: depth(row)[0].astype(np.float32))
+    cameras, more, changed = depth_cameras(
+        replace(clip, depth=reader, cameras=own), config, given=True, matching=matching, seed=seed, progress=progress,
+        cache=None if cache is None else cache / "poses",
+    )  # fmt: skip
+    notes, solved = [*notes, *more], solved or changed
     points, more = _points(clip, cameras, depth, config, progress)
-    return GeometryResult(points, cameras, "pointmaps", (*survey.notes, *notes, *more), poses_solved=solved)
+    notes = (*survey.notes, *notes, *more)
+    return GeometryResult(points, cameras, "pointmaps", notes, poses_solved=solved, depth=reader)
 
 
 # ---------------------------------------------------------------------------------------- first look

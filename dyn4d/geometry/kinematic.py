@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 from scipy.cluster.hierarchy import linkage
+from scipy.sparse import coo_array, csgraph
 from torch import Tensor
 
 from dyn4d.core.checks import check_shape
@@ -151,9 +152,7 @@ def connected_components(scores: np.ndarray) -> list[tuple[int, ...]]:
         scores: (T, T), above 0 where two frames are tied.
     """
     check_shape("scores", scores, ("T", "T"))
-    group = np.arange(len(scores))
-    for a, b in np.argwhere((scores + scores.T) > 0).tolist():
-        group[group == max(group[a], group[b])] = min(group[a], group[b])
+    _, group = csgraph.connected_components(coo_array(scores > 0), directed=False)
     found = [tuple(np.flatnonzero(group == name).tolist()) for name in np.unique(group)]
     return sorted(found, key=lambda frames: (-len(frames), frames[0]))
 
@@ -190,18 +189,11 @@ def kinematic_tree(
     return KinematicTree(chosen[root], tuple((chosen[parent], chosen[child]) for parent, child in found))
 
 
-def kinematic_forest(problem: SparseProblem, *, mode: TreeMode = "hclust-ward") -> list[KinematicTree]:
-    """One tree for each connected component, in the order of `connected_components`."""
-    scores = pair_scores(problem)
-    anchors = [len(view.anchor_depth) for view in problem.views]
-    return [kinematic_tree(scores, anchors, frames, mode=mode) for frames in connected_components(scores)]
-
-
 def component_tree(
     problem: SparseProblem, unmatched: Sequence[SeenAnchors] = (), frames: Sequence[int] | None = None, *,
     min_match_conf: float = 5.0, mode: TreeMode = "hclust-ward",
 ) -> KinematicTree:  # fmt: skip
-    """Over what pairs tie together that match surely enough, or match at all and are among `unmatched`.
+    """Over what pairs tie together that match surely enough, or are among `unmatched`.
 
     Args:
         frames: those of the component; None: of the largest.
@@ -210,21 +202,34 @@ def component_tree(
         RunError: there are several frames, and no such pair.
         ValueError: `frames` are none, or not tied together.
     """
-    stand_ins = {frozenset((view.frame, view.camera)) for view in unmatched}
-    tied = tuple(
-        pair
-        for pair in problem.pairs
-        if matches_enough(pair, min_match_conf) or (len(pair) and frozenset((pair.frame_a, pair.frame_b)) in stand_ins)
-    )
-    scores = pair_scores(replace(problem, pairs=tied))
+    scores = tie_scores(problem, unmatched, min_match_conf=min_match_conf)
     if frames is None:
         frames = next(iter(connected_components(scores)), ())
         if len(frames) < min(2, len(problem)):
             raise RunError(
                 f"the sparse alignment: none of {len(problem.pairs)} pairs has a match surer than {min_match_conf:g} "
-                "of pixels that count; look at the masks, or lower min_match_conf"
+                "or points of pixels that count; look at the masks, or pair each frame with more of the others"
             )
     return kinematic_tree(scores, [len(view.anchor_depth) for view in problem.views], frames, mode=mode)
+
+
+def tie_scores(
+    problem: SparseProblem, unmatched: Sequence[SeenAnchors] = (), *, min_match_conf: float = 5.0
+) -> np.ndarray:
+    """(T, T) int64 as `pair_scores`, of pairs that match surely enough or are among `unmatched`; of the latter at least
+    1, though they match nothing."""
+    stand_ins = {frozenset((view.frame, view.camera)) for view in unmatched}
+    tied = tuple(
+        pair
+        for pair in problem.pairs
+        if matches_enough(pair, min_match_conf) or frozenset((pair.frame_a, pair.frame_b)) in stand_ins
+    )
+    scores = pair_scores(replace(problem, pairs=tied))
+    for pair in tied:
+        ends = (pair.frame_a, pair.frame_b), (pair.frame_b, pair.frame_a)
+        for a, b in ends:
+            scores[a, b] = max(scores[a, b], 1)
+    return scores
 
 
 def _most_matches(scores: np.ndarray) -> list[Edge]:

@@ -17,18 +17,23 @@ from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
 from dyn4d.geometry.alignment import Alignment, AlignmentConfig, align
+from dyn4d.geometry.alignment_result import neighbour_scales
+from dyn4d.geometry.bundle import BundleConfig
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.network import PairNetwork
+from dyn4d.geometry.pair_agreement import matches_off
 from dyn4d.geometry.pair_frames import clip_pair_frames
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
 from dyn4d.geometry.weights import load_pair_network
+from dyn4d.io.readers import LazyFrames
 
 RIM = 5  # pixels of the view around the object that belong to neither it nor the background
 LEAST_BACKGROUND = 0.25  # share of the view that has to be background, for `auto` to try it
 LEAST_PLACED = 0.8  # share of the frames that the background has to place, for `auto` to keep it
+CONTRADICTS = 2.0  # px in the median that matches are off by at given poses: what is matched moves, or these are wrong
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,21 @@ class _Restricted:
 
 @dataclass(frozen=True)
 class _Placed:
-    """T views with cameras and the depth of their pixels: (H, W) planar z in world units, 0 = none, and confidence."""
+    """T views with cameras and the depth of their pixels: (H, W) planar z in world units, 0 = none, and confidence.
+
+    Attributes:
+        off: px in the median that matches are off by at poses that had to stay; NaN where nothing was measured.
+    """
 
     frames: list[PairFrame]
     alignment: Alignment
     depth: list[np.ndarray]
     conf: list[np.ndarray]
+    off: float = math.nan
+
+    @property
+    def share(self) -> float:
+        return float(self.alignment.registered.double().mean())
 
 
 def frames_from_pairs(
@@ -76,7 +90,7 @@ def frames_from_pairs(
     """Masked points of every frame and the cameras, from the pictures alone.
 
     Args:
-        clip: K is used where it is known, and so are poses, unless `config.anchor` is "object".
+        clip: K is used where it is known, and so are poses, as `config.poses` and `config.anchor` have it.
         cache: a folder for what the network says; a stopped run goes on from there.
 
     Raises:
@@ -103,35 +117,62 @@ def frames_from_pairs(
     notes.append(f"mast3r: {len(points)} points of {len(clip) - len(lost)} frames, {flying} flying pixels dropped")
     if lost:
         notes.append(f"mast3r: {len(lost)} frames could not be placed: {', '.join(lost[:5])}")
-    given = clip.poses_given and anchor == "background"
-    notes = [*placed.alignment.notes, *notes]
-    return GeometryResult(points, cameras, "mast3r", tuple(notes), tuple(network.notes), poses_solved=not given)
+    if placed.off > CONTRADICTS:
+        notes.append(
+            f"mast3r: at the given poses matches on the object are off by {placed.off:.1f} px in the median: it moves, "
+            "or the poses are wrong; its place along the line of sight is unsure (--geometry.anchor object lets its "
+            "motion go into the poses)"
+        )
+    fixed = _known_poses(clip, config) is not None and config.poses == "given"
+    notes = [*placed.alignment.named_notes(clip.names), *notes]
+    return GeometryResult(
+        points, cameras, "mast3r", tuple(notes), tuple(network.notes), poses_solved=not fixed,
+        depth=_depth_maps(clip, placed),
+    )  # fmt: skip
+
+
+def _depth_maps(clip: Clip, placed: _Placed) -> LazyFrames:
+    """(H, W) depth of each picture, 0 where nothing was said that counts."""
+    frames, maps = placed.frames, [depth.astype(np.float32) for depth in placed.depth]
+
+    def read(row: int) -> np.ndarray:
+        return to_picture(frames[row], maps[row], (maps[row] > 0).astype(np.float32))[0].astype(np.float32)
+
+    return LazyFrames([f"depth of {name}" for name in clip.names], read)
 
 
 def _place(
     network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
 ) -> tuple[_Placed, str, str]:
     """Also the anchor and why it was chosen."""
+    known = _known_poses(clip, config)
     if config.anchor == "object":
-        return _on_object(network, clip, config, progress, cache), "object", "as asked for"
+        return _on_object(network, clip, config, progress, cache, known), "object", "as asked for"
     if config.anchor == "background":
-        return _on_background(network, clip, config, progress, cache), "background", "as asked for"
+        return _on_background(network, clip, config, progress, cache, known), "background", "as asked for"
     frames = clip_pair_frames(clip, replace(config.pairs, mask_confidence=True, fill="none"))
     share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
     seen = f"the background covers {share:.0%} of the view"
-    if share < LEAST_BACKGROUND and not clip.poses_given:
-        return _on_object(network, clip, config, progress, cache), "object", seen
+    if share < LEAST_BACKGROUND and known is None:
+        return _on_object(network, clip, config, progress, cache, known), "object", seen
+    first: _Placed | None = None
     try:
-        placed = _on_background(network, clip, config, progress, cache)
-        registered = float(placed.alignment.registered.double().mean())
-        if registered >= LEAST_PLACED or clip.poses_given:
-            return placed, "background", f"it places {registered:.0%} of the frames"
-        why = f"the background places only {registered:.0%} of the frames"
+        first = _on_background(network, clip, config, progress, cache, known)
+        why = f"it places {first.share:.0%} of the frames"
+        if first.share >= LEAST_PLACED:
+            return first, "background", why
+        failed = f"the background places only {first.share:.0%} of the frames"
     except Dyn4DError as error:
-        if clip.poses_given:
-            raise
-        why = f"the background does not hold the cameras: {error}"
-    return _on_object(network, clip, config, progress, cache), "object", why
+        why, failed = "", f"the background does not hold the cameras: {error}"
+    try:
+        second = _on_object(network, clip, config, progress, cache, known)
+    except Dyn4DError as error:
+        if first is None:
+            raise RunError(f"mast3r: {failed}; nor does the object: {error}") from error
+        return first, "background", f"{why}; the object holds none: {error}"
+    if first is not None and (second.share < first.share or second.off > CONTRADICTS):
+        return first, "background", f"{why}; the object does not do better"
+    return second, "object", failed
 
 
 def _near(mask: np.ndarray) -> np.ndarray:
@@ -139,24 +180,33 @@ def _near(mask: np.ndarray) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) > 0
 
 
-def _known_poses(clip: Clip) -> Tensor | None:
-    return clip.cameras.world_from_cam.double().cpu() if clip.poses_given and clip.cameras is not None else None
+def _known_poses(clip: Clip, config: GeometryConfig) -> Tensor | None:
+    """(T, 4, 4) given poses that count, NaN where unknown. They say nothing of an object whose motion is to go into the
+    poses, unless they are only where to begin."""
+    counts = config.poses == "refine" or (config.poses == "given" and config.anchor != "object")
+    if not counts or not clip.poses_given or clip.cameras is None or not bool(clip.cameras.registered.any()):
+        return None
+    return clip.cameras.world_from_cam.double().cpu()
 
 
 def _on_object(
-    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
-) -> _Placed:
-    """Matching and alignment on the object alone: its rigid motion goes into the poses."""
+    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None,
+    known: Tensor | None,
+) -> _Placed:  # fmt: skip
+    """Matching and alignment on the object alone: its rigid motion goes into the poses, as far as these may change."""
     frames = clip_pair_frames(clip, config.pairs)
     results = _look(network, frames, config, progress, cache)
-    found = _align(frames, results, config, progress)
+    found = _align(frames, results, config, progress, known)
     maps = [_maps(frame, depth, conf) for frame, depth, conf in zip(frames, found.depth, found.conf)]
-    return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps])
+    stays = known is not None and config.poses == "given" and len(frames) > 1
+    off = matches_off(frames, results, found) if stays else math.nan
+    return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps], off)
 
 
 def _on_background(
-    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
-) -> _Placed:
+    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None,
+    known: Tensor | None,
+) -> _Placed:  # fmt: skip
     """Matching and alignment on everything but the object. Its depth is the network's own, in the background's scale:
     what other frames say of it holds only if it did not move."""
     objects = clip_pair_frames(clip, replace(config.pairs, fill="none"))
@@ -167,18 +217,21 @@ def _on_background(
     still = [replace(f, kept=back) for f, back in zip(frames, background)]
     rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
     twice = rows if len(rows) > 1 else (*rows, *rows)
-    found = _align(still, _Restricted(results, twice), config, progress, known=_known_poses(clip))
-    depths, confs = [], []
+    found = _align(still, _Restricted(results, twice), config, progress, known)
+    own, confs = [], []
     views = canonical_views(frames if len(frames) > 1 else [*frames, *frames], results, subsample=config.subsample)
-    for row, view in enumerate(views[: len(frames)]):
-        depth = torch.full((frames[row].kept.size,), torch.nan, dtype=torch.float64)
+    for frame, view in zip(frames, views):
+        depth = torch.full((frame.kept.size,), torch.nan, dtype=torch.float64)
         conf = torch.zeros_like(depth)
         depth[view.pixels], conf[view.pixels] = view.points[:, 2], view.conf
-        scale = (found.depth[row] / depth[rows[row]]).nanmedian()
-        depth, conf = _maps(frames[row], depth * scale, conf)
-        depths.append(depth)
+        own.append(depth)
         confs.append(conf)
-    return _Placed(frames, found, depths, confs)
+    ratios = [aligned / depth[back] for aligned, depth, back in zip(found.depth, own, rows)]
+    none = torch.full((1,), torch.nan, dtype=torch.float64)
+    scale = torch.stack([torch.cat([ratio, none]).nanmedian() for ratio in ratios])
+    scale = neighbour_scales(scale)  # frames that are all object have no background to tell
+    maps = [_maps(frame, depth * s, conf) for frame, depth, s, conf in zip(frames, own, scale, confs)]
+    return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps])
 
 
 def _look(
@@ -196,17 +249,24 @@ def _align(
     results: PairResults,
     config: GeometryConfig,
     progress: Progress,
-    known: Tensor | None = None,
+    known: Tensor | None,
 ) -> Alignment:
-    settings = AlignmentConfig(config.alignment, config.subsample, fusions=config.fusions)
-    fix = known is not None
+    lens = BundleConfig(
+        shared_intrinsics=config.focal == "shared", refine_principal_point=config.principal_point == "refine"
+    )  # fmt: skip
+    settings = AlignmentConfig(
+        config.alignment, config.subsample, fusions=config.fusions, bundle=lens, optimise_depth=config.optimise_depth,
+        depth_rank=config.depth_rank,
+    )  # fmt: skip
+    fix = known is not None and config.poses == "given"
     if len(frames) > 1:
         return align(frames, results, settings, world_from_cam=known, fix_poses=fix, progress=progress)
     twice = None if known is None else known.repeat(2, 1, 1)
     both = align([*frames, *frames], results, settings, world_from_cam=twice, fix_poses=fix, progress=progress)
+    remarks = tuple(note for note in both.remarks if not note.frames and not note.pairs)  # there is no second frame
     return replace(
         both, K=both.K[:1], world_from_cam=both.world_from_cam[:1], depth=both.depth[:1], conf=both.conf[:1],
-        motion=both.motion[:1],
+        remarks=remarks,
     )  # fmt: skip
 
 

@@ -22,13 +22,12 @@ from torch import Tensor
 from dyn4d.core.checks import check_shape, require_finite
 from dyn4d.core.errors import RunError
 from dyn4d.core.protocols import Progress, SilentProgress
+from dyn4d.geometry.alignment_result import Note
 from dyn4d.geometry.pair_results import PairFrame, PairResults
 from dyn4d.geometry.pointmap_config import PointmapConfig
 from dyn4d.geometry.pointmap_depth import fit_depths
 from dyn4d.geometry.pointmap_initialisation import (
     Similarity,
-    camera_similarity,
-    distinct_centres,
     initial_intrinsics,
     initialise,
     move_poses,
@@ -40,6 +39,7 @@ from dyn4d.geometry.pointmap_problem import (
     usable_edges,
 )
 from dyn4d.geometry.pointmap_search import PointmapSearch
+from dyn4d.geometry.world_frame import distinct_centres, fit_world
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PointmapAlignment:
         conf: for each frame (P,) float32, the highest confidence that any pass used gives the pixel; 0 where no depth.
         loss: what equation 5 came to, in world units: the mean over the points of first frames plus that of others.
         registered: (T,) bool, frames with a pose.
-        notes: lines for the user.
+        remarks: what the user should know.
     """
 
     K: Tensor
@@ -65,7 +65,12 @@ class PointmapAlignment:
     conf: tuple[Tensor, ...]
     loss: float
     registered: Tensor
-    notes: tuple[str, ...]
+    remarks: tuple[Note, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user, frames by their rows."""
+        return tuple(note.line() for note in self.remarks)
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {"T": len(self.depth)}
@@ -127,7 +132,8 @@ def align_pointmaps(
     fixed_K = ~torch.isnan(known_K).flatten(1).any(1) & config.fix_intrinsics
     search = PointmapSearch(problem, start, intrinsics, frames, config, fixed, fixed_K, pinned)
     loss = _optimise(search, config, progress)
-    poses, edges, scale = _to_world(search.cameras(), search.fitted_edges(), start.placed, known_poses, fixed)
+    seen = float(start.depth[start.placed].median())
+    poses, edges, scale = _to_world(search.cameras(), search.fitted_edges(), start.placed, known_poses, fixed, seen)
     loss *= (float(search.unit) * scale) ** power
     K_out = search.intrinsics()
     require_finite(K_out, "alignment of pointmaps, intrinsics")
@@ -211,19 +217,24 @@ def _without_pairs(frames: Sequence[PairFrame], K: Tensor, known: Tensor, config
         poses[0] = torch.eye(4, dtype=torch.float64)
     require_finite(K, "alignment of pointmaps, intrinsics")
     none = tuple(torch.zeros(len(f.pixels)) for f in frames)
-    note = "nothing to align the pointmaps of with: cameras as they are known, no depth"
+    note = Note("nothing to align the pointmaps of with: cameras as they are known, no depth")
     return PointmapAlignment(K, poses, none, none, 0.0, torch.isfinite(poses).flatten(1).all(1), (note,))
 
 
 def _to_world(
-    poses: Tensor, edges: dict[int, Similarity], placed: Tensor, known: Tensor, fixed: Tensor
+    poses: Tensor, edges: dict[int, Similarity], placed: Tensor, known: Tensor, fixed: Tensor, depth: float
 ) -> tuple[Tensor, dict[int, Similarity], float]:
-    """Poses (T, 4, 4) and edges in the world that is promised (see `PointmapAlignment`), and its relative size."""
+    """Poses (T, 4, 4) and edges in the world that is promised (see `PointmapAlignment`), and its relative size.
+
+    Args:
+        depth: of what is seen, in the world of `poses`.
+    """
     given = torch.isfinite(known).flatten(1).all(1) & placed
     if bool((fixed & placed).any()):
         return poses, edges, 1.0
     if bool(given.any()):
-        by = camera_similarity(poses[given], known[given])
+        fit = fit_world(poses[given], known[given], depth)  # robust: a few wrong ones do not matter
+        by = fit.R, fit.t, torch.tensor(fit.size, dtype=torch.float64)
     else:
         first = int(torch.nonzero(placed)[0])
         log_scales = torch.stack([scale for _, _, scale in edges.values()]).log()
@@ -235,7 +246,7 @@ def _to_world(
     return move_poses(poses, by), moved, float(scale)
 
 
-def _notes(frames: Sequence[PairFrame], registered: Tensor, placed: Tensor, problem: PointmapProblem) -> list[str]:
+def _notes(frames: Sequence[PairFrame], registered: Tensor, placed: Tensor, problem: PointmapProblem) -> list[Note]:
     """What the user should know of frames that have no pose or no depth, and of pixels left out of the search."""
     notes = []
     tied = {int(f) for f in problem.edges.flatten()}
@@ -249,13 +260,9 @@ def _notes(frames: Sequence[PairFrame], registered: Tensor, placed: Tensor, prob
     ):
         if rows:
             poses = "their given poses are kept, without depth" if bool(registered[rows].all()) else "not registered"
-            notes.append(f"{_listed(rows)}: {why}; {poses}")
+            which = "frame {frames}" if len(rows) == 1 else f"{len(rows)} frames ({{frames}})"
+            notes.append(Note(f"{which}: {why}; {poses}", tuple(sorted(rows))))
     most = max(int(f.kept.sum()) for f in frames)
     if most > problem.xy.shape[1]:
-        notes.append(f"cameras were solved with {problem.xy.shape[1]} of up to {most} pixels of each frame")
+        notes.append(Note(f"cameras were solved with {problem.xy.shape[1]} of up to {most} pixels of each frame"))
     return notes
-
-
-def _listed(rows: list[int]) -> str:
-    shown = ", ".join(str(row) for row in sorted(rows)[:10]) + (", ..." if len(rows) > 10 else "")
-    return f"frame {shown}" if len(rows) == 1 else f"{len(rows)} frames ({shown})"

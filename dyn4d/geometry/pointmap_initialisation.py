@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.cameras import invert_rigid, transform
-from dyn4d.core.rotations import rigid_fit, weighted_similarity_fit
+from dyn4d.core.rotations import weighted_similarity_fit
 from dyn4d.geometry.focal import SeenPoints, estimate_focal, published_limits
 from dyn4d.geometry.pair_results import PairFrame
 from dyn4d.geometry.pointmap_config import PointmapConfig
 from dyn4d.geometry.pointmap_problem import PointmapProblem
+from dyn4d.geometry.world_frame import fit_world
 
 Similarity = tuple[Tensor, Tensor, Tensor]  # R (3, 3), t (3,), scale ()
 
@@ -205,28 +206,6 @@ def _find_pose(tree: _Tree, frame: int, K: Tensor, config: PointmapConfig) -> Te
     return None
 
 
-def camera_similarity(found: Tensor, wanted: Tensor, tiny: float = 1e-6) -> Similarity:
-    """The similarity that brings poses (N, 4, 4) nearest to others: their turns by their axes, then scale and shift by
-    their centres. The scale is 1 where the centres do not fix it."""
-    axes = [p[:, :3, :3].transpose(1, 2).reshape(-1, 3) for p in (found, wanted)]
-    R, _ = rigid_fit(*(torch.cat([a, -a]) for a in axes))
-    here, there = found[:, :3, 3] @ R.T, wanted[:, :3, 3]
-    a, b = here - here.mean(0), there - there.mean(0)
-    scale = torch.ones((), dtype=found.dtype)
-    if distinct_centres(found, tiny) and distinct_centres(wanted, tiny):
-        scale = (a * b).sum() / a.square().sum()
-        if not float(scale) > 0:  # the centres contradict the axes
-            scale = b.norm() / a.norm()
-    return R, there.mean(0) - scale * here.mean(0), scale
-
-
-def distinct_centres(poses: Tensor, tiny: float = 1e-6) -> bool:
-    """Do poses (N, 4, 4) stand in more than one place?"""
-    centres = poses[:, :3, 3]
-    spread = float((centres - centres.mean(0)).norm(dim=-1).max()) if len(poses) > 1 else 0.0
-    return spread > tiny * max(float(centres.norm(dim=-1).max()), tiny)
-
-
 def move_poses(poses: Tensor, by: Similarity) -> Tensor:
     """Poses (N, 4, 4) in a world that a similarity has moved."""
     R, t, scale = by
@@ -260,9 +239,9 @@ def initialise(
                 poses[frame], placed[frame] = pose, True
         anchors = [f for f in part if given[f] and placed[f]]
         if anchors:
-            by = camera_similarity(poses[anchors], known[anchors])
-            poses[part] = move_poses(poses[part], by)
-            tree.world[part] = by[2] * tree.world[part] @ by[0].T + by[1]
+            fit = fit_world(poses[anchors], known[anchors], float(_first_depths(tree, poses)[anchors].median()))
+            poses[part] = move_poses(poses[part], (fit.R, fit.t, torch.tensor(fit.size)))
+            tree.world[part] = fit.size * tree.world[part] @ fit.R.T + fit.t
         rows = [f for f in part if given[f]]
         poses[rows] = known[rows]
         placed[rows] |= torch.from_numpy(tree.placed[rows])

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from dyn4d.geometry.kinematic import connected_components
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResults
 from dyn4d.geometry.pointmap_config import PointmapConfig
 
@@ -141,9 +140,6 @@ def usable_edges(problem: PointmapProblem, config: PointmapConfig) -> Tensor:
 def connected_parts(frame_count: int, edges: Tensor) -> list[list[int]]:
     """Frames that edges (E, 2) tie together, the largest part first (of equals the one with the earliest frame).
     Frames without an edge are in none."""
-    i, j = edges.numpy().T
-    graph = coo_matrix((np.ones(len(i)), (i, j)), shape=(frame_count, frame_count))
-    _, label = connected_components(graph, directed=False)
-    tied = np.unique(edges.numpy())
-    parts = [[int(f) for f in tied if label[f] == number] for number in np.unique(label[tied])]
-    return sorted(parts, key=lambda part: (-len(part), part[0]))
+    tied = np.zeros((frame_count, frame_count), dtype=np.int64)
+    tied[tuple(edges.numpy().T)] = 1
+    return [list(part) for part in connected_components(tied) if len(part) > 1]

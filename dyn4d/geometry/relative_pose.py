@@ -19,6 +19,7 @@ from dyn4d.geometry.canonical import CONF_OFFSET, CanonicalView
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResults
 
 LEAST_POINTS = 12  # fewer say nothing reliable of a pose
+MOST_POINTS = 6000  # of a pass that are looked at
 ROUNDS = 10  # of reweighting
 BATCH = 16  # passes that are fitted together
 
@@ -43,12 +44,12 @@ class RelativePose:
 
 
 def relative_poses(
-    frames: Sequence[PairFrame], views: Sequence[CanonicalView], results: PairResults, *, max_points: int = 4000
+    frames: Sequence[PairFrame], views: Sequence[CanonicalView], results: PairResults, *, max_points: int = MOST_POINTS
 ) -> list[RelativePose]:
     """Of both passes of every pair, where enough pixels count. Each result is read once.
 
     Args:
-        max_points: of a pass; more are thinned out evenly.
+        max_points: of a pass; more are thinned out evenly. A mask that leaves as many costs nothing.
     """
     rows = [torch.searchsorted(frame.pixels, view.pixels) for frame, view in zip(frames, views)]
     found: list[RelativePose] = []
@@ -111,8 +112,7 @@ def _fitted(passes: Sequence[_Seen]) -> list[RelativePose]:
         typical = relative.masked_fill(outside, torch.nan).nanmedian(-1).values.clamp_min(1e-16)
         used = base / (1 + relative / (4 * typical[:, None]))
     sigma = typical / 2.366  # the median of a sum of three squared standard normal draws
-    by = _jacobian(R, scale, x)  # (B, M, 3, 7)
-    information = (by * (used / sigma[:, None])[..., None, None]).flatten(1, 2).mT @ by.flatten(1, 2)
+    information = _information(R, scale, x, used / sigma[:, None])
     error = typical.sqrt().tolist()
     return [RelativePose(one.a, one.b, R[n], t[n], scale[n], information[n], error[n]) for n, one in enumerate(passes)]
 
@@ -134,12 +134,23 @@ def pass_stretch(view: CanonicalView, points: Tensor, conf: Tensor) -> Tensor | 
     return torch.exp((weight * log_ratio).sum() / weight.sum())
 
 
-def _jacobian(R: Tensor, scale: Tensor, x: Tensor) -> Tensor:
-    """(B, M, 3, 7) of y = scale · R exp(ω) x + t by (ω, t, log scale) at ω = 0, for x (B, M, 3)."""
-    turned = (scale[:, None, None] * R)[:, None]
-    turn = -turned @ cross_matrix(x)
-    shift = torch.eye(3, dtype=x.dtype, device=x.device).expand_as(turn)
-    return torch.cat([turn, shift, turned @ x[..., None]], -1)
+def _information(R: Tensor, scale: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """(B, 7, 7) Σ w Jᵀ J of y = scale · R exp(ω) x + t by (ω, t, log scale) at ω = 0, for x (B, M, 3) and w (B, M).
+
+    J is (-s R [x]×, 1, s R x), so that only the moments of x up to the second are needed, and no table of all J.
+    """
+    weighted = x * weight[..., None]
+    total, first, second = weight.sum(-1), weighted.sum(1), weighted.mT @ x
+    turned, spread = scale[:, None, None] * R, second.diagonal(dim1=1, dim2=2).sum(-1)
+    unit = torch.eye(3, dtype=x.dtype, device=x.device).expand_as(R)
+    out = x.new_zeros(len(x), 7, 7)
+    out[:, 0:3, 0:3] = (scale**2)[:, None, None] * (spread[:, None, None] * unit - second)
+    out[:, 0:3, 3:6] = cross_matrix(first) @ turned.mT
+    out[:, 3:6, 3:6] = total[:, None, None] * unit
+    out[:, 3:6, 6] = (turned @ first[..., None])[..., 0]
+    out[:, 6, 6] = scale**2 * spread
+    out[:, 3:6, 0:3], out[:, 6, 3:6] = out[:, 0:3, 3:6].mT, out[:, 3:6, 6]
+    return out
 
 
 def _turn_change(r: Tensor) -> Tensor:

@@ -131,8 +131,7 @@ class Reprojection:
         self._slots, self._slot_count, self._first_slot = _cat(slots, device, torch.int64), count, first_slot
         self._anchor = _cat([d.anchor + first_anchor[d.i] for d in directions], device, torch.int64)
         self._direction = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes).long()).to(device)
-        self._base = _cat([d.base for d in directions], device)
-        self._ratio = _cat([d.ratio for d in directions], device)
+        self._base = _cat([d.base * d.ratio for d in directions], device)
         self._uv_i = _cat([d.uv_i.mT for d in directions], device, rows=2)
         self._uv_j = _cat([d.uv_j.mT for d in directions], device, rows=2)
         self.weight = _cat([d.weight for d in directions], device)
@@ -148,11 +147,6 @@ class Reprojection:
         factor = torch.cat([torch.exp(each) for each in state.log_depth])
         out = [self._seen(cameras, factor, first, last).residual for first, last in self._chunks()]
         return torch.cat([torch.hypot(x, y) for x, y in out]) if out else self.weight
-
-    def columns_of(self, state: BundleState, first: int, last: int) -> Tensor:
-        """(2, K, M) columns of the directions from `first` up to `last`, for both axes."""
-        cameras = self._cameras(state)
-        return self._columns(cameras, torch.cat([torch.exp(each) for each in state.log_depth]), first, last)
 
     def unknowns(self, state: BundleState) -> Tensor:
         """(D, K - 1, 20) how the columns make derivatives by the unknowns of i, then of j."""
@@ -215,46 +209,45 @@ class Reprojection:
                 first = last
 
     def _cameras(self, state: BundleState) -> Tensor:
-        """(C, D) numbers of each direction: i's 1 / focal, principal point, stretch, scale; j's focal, principal point,
-        least depth; turn (row by row) and shift from i's to j's camera."""
+        """(C, D) numbers of each direction: i's 1 / focal, principal point, world depth over canonical one; j's focal,
+        principal point, least depth; turn (row by row) and shift from i's to j's camera."""
         focals = state.focal[:, None] * state.aspect
         turn, shift = _relative(state.world_from_cam[self.i], state.world_from_cam[self.j])
         scale = state.scale[self.i]
         rows = [
-            1 / focals[self.i].T, state.principal_point[self.i].T, (state.focal / state.network_focal)[self.i][None],
-            scale[None], focals[self.j].T, state.principal_point[self.j].T, (self._near * scale)[None],
-            turn.flatten(1).T, shift.T,
+            1 / focals[self.i].T, state.principal_point[self.i].T,
+            (scale * (state.focal / state.network_focal)[self.i])[None], focals[self.j].T,
+            state.principal_point[self.j].T, (self._near * scale)[None], turn.flatten(1).T, shift.T,
         ]  # fmt: skip
         return torch.cat(rows)
 
     def _seen(self, cameras: Tensor, factor: Tensor, first: int, last: int) -> _Seen:
         rows = slice(self.ends[first], self.ends[last])
         c = cameras[:, self._direction[rows]].unbind(0)
-        swell = (c[4] + self._ratio[rows] - 1).clamp_min(NEAREST)
-        depth = c[5] * self._base[rows] * factor[self._anchor[rows]] * swell
+        depth = c[4] * self._base[rows] * factor[self._anchor[rows]]
         here = (self._uv_i[0, rows] - c[2]) * c[0] * depth, (self._uv_i[1, rows] - c[3]) * c[1] * depth, depth
-        x, y, z = (c[k] * here[0] + c[k + 1] * here[1] + c[k + 2] * here[2] + s for k, s in zip((11, 14, 17), c[20:23]))
-        before = torch.maximum(z, c[10])
+        x, y, z = (c[k] * here[0] + c[k + 1] * here[1] + c[k + 2] * here[2] + s for k, s in zip((10, 13, 16), c[19:22]))
+        before = torch.maximum(z, c[9])
         inverse = 1 / before
-        at = c[6] * x * inverse, c[7] * y * inverse
-        residual = tuple(at[axis] + c[8 + axis] - self._uv_j[axis, rows] for axis in (0, 1))
-        return _Seen(c, here, swell, z >= before, inverse, at, residual)
+        at = c[5] * x * inverse, c[6] * y * inverse
+        residual = tuple(at[axis] + c[7 + axis] - self._uv_j[axis, rows] for axis in (0, 1))
+        return _Seen(c, here, z >= before, inverse, at, residual)
 
     def _columns(self, cameras: Tensor, factor: Tensor, first: int, last: int) -> Tensor:
+        """(2, K, M) columns of the directions from `first` up to `last`, for both axes."""
         seen = self._seen(cameras, factor, first, last)
         c, (hx, hy, hz) = seen.cameras, seen.here
         out = hx.new_zeros(2, self.columns, len(hx))
-        stretch_share = torch.where(seen.swell > NEAREST, c[4] / seen.swell, 0.0)
         for axis in (0, 1):
             row = out[axis]
-            sideways, forwards = c[6 + axis] * seen.inverse, -seen.at[axis] * seen.inverse * seen.in_front
+            sideways, forwards = c[5 + axis] * seen.inverse, -seen.at[axis] * seen.inverse * seen.in_front
             row[axis], row[2] = sideways, forwards
-            tx, ty, tz = (sideways * c[11 + 3 * axis + k] + forwards * c[17 + k] for k in range(3))
+            tx, ty, tz = (sideways * c[10 + 3 * axis + k] + forwards * c[16 + k] for k in range(3))
             row[3], row[4], row[5] = hy * tz - hz * ty, hz * tx - hx * tz, hx * ty - hy * tx
             across = tx * hx + ty * hy
             along = across + tz * hz
             row[BY_DEPTH] = along
-            row[_BY_FOCAL_I] = along * stretch_share - across
+            row[_BY_FOCAL_I] = along - across
             row[_BY_FOCAL_J] = seen.at[axis]
             if self.columns > 10:
                 row[9], row[10], row[11 + axis] = -tx * hz * c[0], -ty * hz * c[1], 1
@@ -264,12 +257,11 @@ class Reprojection:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Matches of a chunk, each quantity (M,): the numbers of their cameras, points in i's camera, depth over that of
-    the scaled anchor, whether j has them before it, 1 / depth in j, pixels from j's principal point, residuals."""
+    """Matches of a chunk, each quantity (M,): the numbers of their cameras, points in i's camera, whether j has them
+    before it, 1 / depth in j, pixels from j's principal point, residuals."""
 
     cameras: Sequence[Tensor]
     here: tuple[Tensor, ...]
-    swell: Tensor
     in_front: Tensor
     inverse: Tensor
     at: tuple[Tensor, ...]

@@ -23,12 +23,12 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
     Raises:
         InputError: there is nothing to get geometry from, or weights or maps are not there or cannot be used.
     """
-    if config.source == "pointmaps" or (config.source == "auto" and _has_pointmaps(clip, config)):
+    source = config.source if config.source != "auto" else _fitting(clip, config)
+    if source == "pointmaps":
         from dyn4d.geometry.estimator_source import require_pointmaps
 
         require_pointmaps(clip, config)
-        return "pointmaps"
-    if config.source == "mast3r" or (config.source == "auto" and clip.depth is None and config.weights):
+    elif source == "mast3r":
         if not config.weights:
             raise InputError(
                 "geometry.source mast3r: no weights: give --geometry.weights FILE (a .pth, or a folder with "
@@ -36,20 +36,28 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
                 "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
             )
         require_weights(config.weights)
-        return "mast3r"
-    if config.source == "rgbd" or clip.depth is not None:
+    elif source == "rgbd":
         require_rgbd(clip)
+    else:
+        raise InputError(
+            f"{clip.source}: nothing to get geometry from: add depth maps in depth/ (one file a frame, uint16 PNG or "
+            ".npy) and cameras.json with K; or give the weights of a MASt3R or DUSt3R network, --geometry.weights "
+            "FILE, or what another estimator left, --geometry.pointmaps PATH"
+        )
+    return source
+
+
+def _fitting(clip: Clip, config: GeometryConfig) -> str:
+    """The first source that the clip has all for; else that which lacks least, "" where there is nothing at all."""
+    if config.pointmaps:
+        return "pointmaps"
+    if clip.depth is not None and clip.cameras is not None:
         return "rgbd"
-    raise InputError(
-        f"{clip.source}: nothing to get geometry from: add depth maps in depth/ (one file a frame, uint16 PNG or .npy) "
-        "and cameras.json with K; or give the weights of a MASt3R or DUSt3R network, --geometry.weights FILE, or what "
-        "another estimator left, --geometry.pointmaps PATH"
-    )
-
-
-def _has_pointmaps(clip: Clip, config: GeometryConfig) -> bool:
-    """Are maps named, or are they all that the clip folder has?"""
-    return bool(config.pointmaps) or (clip.depth is None and find_pointmaps(clip.source) is not None)
+    if find_pointmaps(clip.source) is not None:
+        return "pointmaps"
+    if config.weights:
+        return "mast3r"
+    return "rgbd" if clip.depth is not None else ""
 
 
 def solve_geometry(
@@ -80,6 +88,9 @@ def solve_geometry(
         result = frames_from_estimate(clip, config, seed, matching=matching, progress=progress, cache=cache)
     else:
         result = _from_depth(clip, config, seed, matching, progress, cache)
+    if config.source == "auto" and source != "rgbd" and clip.depth is not None and clip.cameras is None:
+        unused = "the clip's depth maps are not used, as there is no K for them (cameras.json)"
+        result = replace(result, notes=(f"geometry: {unused}", *result.notes))
     for line in result.notes:
         progress.note(line)
     return result
@@ -93,15 +104,12 @@ def _from_depth(
     progress: Progress,
     cache: Path | None,
 ) -> GeometryResult:
-    """With the clip's poses, or with solved ones where there are none or the object is to hold them."""
+    from dyn4d.geometry.depth_cameras import depth_cameras
     from dyn4d.geometry.rgbd import frames_from_depth
 
-    given = clip.poses_given and clip.cameras is not None and bool(clip.cameras.registered.any())
-    if given and config.anchor != "object":
-        return frames_from_depth(clip, config, progress)
-    from dyn4d.geometry.depth_alignment import solve_depth_poses
-
-    folder = None if cache is None else cache / "poses"
-    solved = solve_depth_poses(clip, matching, anchor=config.anchor, seed=seed, progress=progress, cache=folder)
-    result = frames_from_depth(replace(clip, cameras=solved.cameras), config, progress)
-    return replace(result, notes=(*solved.notes, *result.notes), poses_solved=True)
+    cameras, notes, solved = depth_cameras(
+        clip, config, given=clip.poses_given, matching=matching, seed=seed, progress=progress,
+        cache=None if cache is None else cache / "poses",
+    )  # fmt: skip
+    result = frames_from_depth(replace(clip, cameras=cameras), config, progress)
+    return replace(result, notes=(*notes, *result.notes), poses_solved=solved)

@@ -216,25 +216,36 @@ class SceneUnknowns(nn.Module):
     fixed: Tensor
     median: Tensor
     anchor_frame: Tensor
+    held: Tensor
+    held_rotation: Tensor
+    held_centre: Tensor
+    first_core: Tensor | None
+    basis: Tensor | None
 
     def __init__(
         self, K: Tensor, size: Tensor, depths: Sequence[Tensor], parents: Sequence[int], *, fixed: Tensor,
         shared: Tensor | None = None, depth_mode: DepthMode = "add", exp_depth: bool = False,
+        basis: Tensor | None = None, held: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Args:
         K: (N, 3, 3) first intrinsics, integer centres. size: (N, 2) width and height in px.
         depths: canonical ones of each frame's anchors. parents: `KinematicTree.parents`.
         fixed: (N,) bool, K stays. shared: (N,) weight of each frame in the start of common intrinsics; None: each has
             its own.
+        held: (N,) bool, frames whose poses stay where `place` puts them; None: all are searched for.
         """
         super().__init__()
+        self.pinned = False  # do poses that are held fix the world's size?
         self.chain, self.depth_mode, self.exp_depth = PoseChain(parents), depth_mode, exp_depth
         focal, pp, count = K[:, 0, 0], K[:, :2, 2] / size, len(K)
         limits = K.new_tensor([diagonal_limits(int(width), int(height)) for width, height in size.tolist()])
         median = torch.stack([each.median() if len(each) else each.new_ones(()) for each in depths])
         frame = torch.cat([torch.full((len(each),), number) for number, each in enumerate(depths)])
         kept = {"first_focal": focal, "first_pp": pp, "aspect": K[:, 1, 1] / focal, "size": size, "limits": limits,
-                "fixed": fixed, "median": median, "anchor_frame": frame}  # fmt: skip
+                "fixed": fixed, "median": median, "anchor_frame": frame,
+                "held": torch.zeros_like(fixed) if held is None else held,
+                "held_rotation": torch.eye(3, dtype=K.dtype).repeat(count, 1, 1),
+                "held_centre": K.new_zeros(count, 3)}  # fmt: skip
         for name, value in kept.items():
             self.register_buffer(name, value)
         free = ~fixed
@@ -245,16 +256,27 @@ class SceneUnknowns(nn.Module):
         self.quats = nn.Parameter(K.new_tensor([1.0, 0, 0, 0]).repeat(count, 1))
         self.translation, self.log_size = nn.Parameter(K.new_zeros(count, 3)), nn.Parameter(K.new_zeros(count))
         self.log_focal, self.pp = nn.Parameter(focal.log()), nn.Parameter(pp.clone())
-        self.core = nn.Parameter(core.log() if exp_depth else core)
+        core = core.log() if exp_depth else core
+        self.register_buffer("first_core", core if basis is not None else None)
+        self.register_buffer("basis", basis)
+        self.core = nn.Parameter(core.clone() if basis is None else core.new_zeros(count, basis.shape[1]))
+
+    def _relative_depth(self) -> Tensor:
+        """(A,) depth of each anchor over its frame's median, or its logarithm."""
+        if self.basis is None or self.first_core is None:
+            return self.core
+        return self.first_core + (self.basis * self.core[self.anchor_frame]).sum(-1)
 
     def forward(self) -> SceneState:
         focal = self.log_focal.exp().clamp(self.limits[:, 0], self.limits[:, 1])
         focal = torch.where(self.fixed, self.first_focal, focal)
         pp = torch.where(self.fixed[:, None], self.first_pp, self.pp) * self.size
         size = self.log_size.exp()
-        unit = 1 / size.min()  # of two frames the one whose canonical view is larger keeps its size
+        # of two frames the one whose canonical view is larger keeps its size, unless the poses say what it is
+        unit = torch.ones_like(size[0]) if self.pinned else 1 / size.min()
         middle = size * self.median * focal / self.first_focal
-        core, at = self.core.exp() if self.exp_depth else self.core, self.anchor_frame
+        core, at = self._relative_depth(), self.anchor_frame
+        core = core.exp() if self.exp_depth else core
         if self.depth_mode == "mul":
             depth = unit * middle[at] * core
         else:
@@ -262,6 +284,8 @@ class SceneUnknowns(nn.Module):
         K = intrinsics_matrix(torch.stack([focal, focal * self.aspect], dim=-1), pp)
         rotation, pivot = self.chain.compose(wxyz_to_matrix(self.quats), self.translation)
         centre = unit * (pivot - (rotation @ self._arm(K, middle)[..., None])[..., 0])
+        rotation = torch.where(self.held[:, None, None], self.held_rotation, rotation)
+        centre = torch.where(self.held[:, None], self.held_centre, centre)
         return SceneState(K, rotation, centre, unit * size, self.first_focal / focal, depth)
 
     def _arm(self, K: Tensor, middle: Tensor) -> Tensor:
@@ -270,9 +294,13 @@ class SceneUnknowns(nn.Module):
         return (_inverse(K) @ ends[..., None])[..., 0] * middle[:, None]
 
     @torch.no_grad()
-    def place(self, rotation: Tensor, centre: Tensor) -> None:
+    def place(self, rotation: Tensor, centre: Tensor, *, pinned: bool = False) -> None:
         """Start from world_from_cam (N, 3, 3), (N, 3), NaN where unknown: there the parent's rotation and pivot are
-        taken, and for the root those of the first known frame."""
+        taken, and for the root those of the first known frame. Poses that are held stay there.
+
+        Args:
+            pinned: those that are held fix the world's size, which else is that of the largest canonical view.
+        """
         pivot = centre + (rotation @ self._arm(self().K, self.median)[..., None])[..., 0]
         known = pivot.isfinite().all(-1).tolist()
         source: list[int] = []
@@ -281,6 +309,9 @@ class SceneUnknowns(nn.Module):
         turn, shift = self.chain.relative(rotation[source], pivot[source])
         self.quats.copy_(matrix_to_wxyz(turn))
         self.translation.copy_(shift)
+        self.pinned = pinned
+        self.held_rotation.copy_(torch.where(self.held[:, None, None], rotation, self.held_rotation))
+        self.held_centre.copy_(torch.where(self.held[:, None], centre, self.held_centre))
 
     @torch.no_grad()
     def normalise(self) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from dyn4d.core.checks import check_shape, require_finite
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.core.rotations import rigid_fit
+from dyn4d.geometry.depth_basis import spectral_basis
 from dyn4d.geometry.focal import SeenPoints, estimate_focal, published_limits
 from dyn4d.geometry.kinematic import KinematicTree, SeenAnchors, TreeMode, component_tree, matches_enough
 from dyn4d.geometry.sparse_losses import (
@@ -33,6 +33,7 @@ from dyn4d.geometry.sparse_losses import (
     intrinsics_matrix,
 )
 from dyn4d.geometry.sparse_problem import SparseProblem
+from dyn4d.geometry.world_frame import LEAST_PARALLAX, fit_world
 
 Losses = tuple[float, float, float, float]
 
@@ -74,10 +75,14 @@ class PublishedConfig:
     """What a longer focal length does to a frame's depth: add = moves all of it away; mul = stretches it."""
     exp_depth: bool = False
     """Search for the logarithms of anchor depths, which keeps those of depth_mode mul above 0."""
+    depth_rank: int = 0
+    """Anchor depths change by this many smooth shapes a frame only (`depth_basis`). 0: each anchor by itself."""
     shared_intrinsics: bool = False
     """One focal length, in pixels of the views, and one principal point for all frames whose intrinsics are unknown."""
     fix_intrinsics: bool = True
     """Known intrinsics stay as they are; else they are where the search begins, as published."""
+    fix_poses: bool = False
+    """Known poses stay as they are; else they are where the search begins."""
 
     def __post_init__(self) -> None:
         choices = {"tree": ("hclust-ward", "mst"), "schedule": ("cosine", "linear"), "depth_mode": ("add", "mul")}
@@ -85,8 +90,8 @@ class PublishedConfig:
             if getattr(self, name) not in known:
                 raise InputError(f"published.{name}: {getattr(self, name)!r}; wanted one of {', '.join(known)}")
         for name in ("coarse_steps", "coarse_lr", "coarse_gamma", "fine_steps", "fine_lr", "fine_gamma",
-                     "pointmap_weight", "pointmap_gamma"):  # fmt: skip
-            value, low = getattr(self, name), "from" if name.endswith(("steps", "weight")) else "above"
+                     "pointmap_weight", "pointmap_gamma", "depth_rank"):  # fmt: skip
+            value, low = getattr(self, name), "from" if name.endswith(("steps", "weight", "rank")) else "above"
             if not 0 <= value < math.inf or (value == 0 and low == "above"):
                 raise InputError(f"published.{name}: {value}; wanted a number {low} 0")
 
@@ -142,7 +147,8 @@ def align_published(
         unmatched: what holds pairs together that match too little, from `unmatched_views`; else they count for nothing.
         frames: those of the component; None: of the largest. One frame alone stays as it is.
         K: (T, 3, 3) known intrinsics in pixels of the views, NaN where unknown.
-        world_from_cam: (T, 4, 4) poses to begin with, NaN where unknown. They may change; their world and unit stay.
+        world_from_cam: (T, 4, 4) known poses, NaN where unknown: where to begin, or with `config.fix_poses` where to
+            stay. Their world and unit stay in any case, those of most of them where some contradict the others.
         progress: counts the steps of both searches.
 
     Raises:
@@ -155,12 +161,19 @@ def align_published(
     unmatched = unmatched if config.pointmap_weight else ()
     tree = component_tree(problem, unmatched, frames, min_match_conf=config.min_match_conf, mode=config.tree)
     rows = list(tree.frames)
-    scene, matches, pointmaps = _build(problem, tree, unmatched, first_K, known, config, torch.device(device))
-    given = poses[rows].to(device)
-    if bool(given.isfinite().flatten(1).all(1).any()):
-        scene.place(given[:, :3, :3], given[:, :3, 3] * _unit(scene(), matches, given))
+    given = poses[rows]
+    scene, matches, pointmaps = _build(problem, tree, unmatched, first_K, known, given, config, torch.device(device))
+    inner, given = None, given.to(device)
+    at = given.isfinite().flatten(1).all(1)
+    if bool(at.any()):
+        origin, unit = given[at][0, :3, 3], _unit(scene(), matches, given)
+        wide = (given[at][:, :3, 3] - origin).norm(dim=-1).max() * unit
+        pinned = config.fix_poses and bool(wide > LEAST_PARALLAX * scene().depth.median())
+        unit = unit if pinned or not config.fix_poses else 1.0
+        inner = origin.cpu(), unit
+        scene.place(given[:, :3, :3], (given[:, :3, 3] - origin) * unit, pinned=pinned)
     losses = _search(scene, matches, pointmaps, config, progress)
-    return _result(scene, problem, rows, first_K, poses, losses)
+    return _result(scene, problem, rows, first_K, poses, losses, inner if config.fix_poses else None)
 
 
 def _given(name: str, value: Tensor | None, count: int, side: int) -> Tensor:
@@ -188,17 +201,20 @@ def _first_intrinsics(problem: SparseProblem, known: Tensor) -> Tensor:
 
 def _build(
     problem: SparseProblem, tree: KinematicTree, unmatched: Sequence[SeenAnchors], first_K: Tensor, known: Tensor,
-    config: PublishedConfig, device: torch.device,
+    given: Tensor, config: PublishedConfig, device: torch.device,
 ) -> tuple[SceneUnknowns, PackedMatches, PackedPointmaps]:  # fmt: skip
     rows = list(tree.frames)
     local, views = {frame: number for number, frame in enumerate(rows)}, [problem.views[frame] for frame in rows]
     depths = [view.anchor_depth for view in views]
     first_anchor = torch.tensor([0, *(len(each) for each in depths)]).cumsum(0).tolist()
+    held = given.isfinite().flatten(1).all(1) & config.fix_poses
     scene = SceneUnknowns(
         first_K[rows] - HALF_PIXEL, torch.tensor([[view.width, view.height] for view in views]).double(), depths,
         tree.parents, fixed=known[rows].isfinite().flatten(1).all(1) & config.fix_intrinsics,
         shared=torch.stack([view.conf.mean() for view in views]) if config.shared_intrinsics else None,
         depth_mode=config.depth_mode, exp_depth=config.exp_depth,
+        basis=torch.cat([spectral_basis(view, config.depth_rank) for view in views]) if config.depth_rank else None,
+        held=held,
     )  # fmt: skip
     xy = torch.cat([view.anchor_xy - 0.5 for view in views])
     usable = (pair for pair in problem.pairs if matches_enough(pair, config.min_match_conf))
@@ -263,13 +279,18 @@ def _search(
 
 @torch.no_grad()
 def _result(
-    scene: SceneUnknowns, problem: SparseProblem, rows: list[int], first_K: Tensor, poses: Tensor, losses: Losses
-) -> PublishedAlignment:
+    scene: SceneUnknowns, problem: SparseProblem, rows: list[int], first_K: Tensor, poses: Tensor, losses: Losses,
+    inner: tuple[Tensor, float] | None,
+) -> PublishedAlignment:  # fmt: skip
+    """inner: where poses stay, the origin of the search in the known world, and its lengths per length there."""
     state = scene().to(torch.device("cpu"))
     found = torch.eye(4, dtype=torch.float64).repeat(len(rows), 1, 1)
     found[:, :3, :3], found[:, :3, 3] = state.rotation, state.centre
-    R, t, unit = _home(found, poses[rows], rows)
+    R, t, unit = _home(found, poses[rows], rows, state.depth) if inner is None else _back(*inner)
     found[:, :3, :3], found[:, :3, 3] = R @ state.rotation, unit * state.centre @ R.T + t
+    if inner is not None:  # to the bit
+        known = poses[rows].isfinite().flatten(1).all(1)
+        found[known] = poses[rows][known]
     for value in (state.K, found, state.scale, state.depth):
         require_finite(value, "sparse alignment, the result")
     K, world_from_cam = first_K.clone(), torch.full_like(poses, torch.nan)
@@ -282,17 +303,19 @@ def _result(
     return PublishedAlignment(K, world_from_cam, tuple(depth), scale, relief, losses)
 
 
-def _home(found: Tensor, given: Tensor, rows: list[int]) -> tuple[Tensor, Tensor, float]:
-    """R (3, 3), t (3,) and scale into the world of the given poses; without any to the lowest frame's camera."""
+def _home(found: Tensor, given: Tensor, rows: list[int], depth: Tensor) -> tuple[Tensor, Tensor, float]:
+    """R (3, 3), t (3,) and scale into the world of most of the given poses; without any to the lowest frame's camera.
+
+    Args:
+        depth: (A,) what the frames see.
+    """
     known = given.isfinite().flatten(1).all(1)
     if not bool(known.any()):
         first = found[rows.index(min(rows))]
         return first[:3, :3].T, -first[:3, :3].T @ first[:3, 3], 1.0
-    found, given = found[known], given[known]
-    axes, wanted = (each[:, :3, :3].transpose(1, 2).reshape(-1, 3) for each in (found, given))
-    R, _ = rigid_fit(torch.cat([axes, -axes]), torch.cat([wanted, -wanted]))
-    middle, place = found[:, :3, 3].mean(0), given[:, :3, 3].mean(0)
-    before, after = (found[:, :3, 3] - middle) @ R.T, given[:, :3, 3] - place
-    spread, along = float(before.square().sum()), float((before * after).sum())
-    unit = along / spread if spread > 0 and along > 0 else 1.0
-    return R, place - unit * R @ middle, unit
+    fit = fit_world(found[known], given[known], float(depth.median()) if len(depth) else 1.0)
+    return fit.R, fit.t, fit.size
+
+
+def _back(origin: Tensor, unit: float) -> tuple[Tensor, Tensor, float]:
+    return torch.eye(3, dtype=origin.dtype), origin, 1 / unit

@@ -18,9 +18,11 @@ from dyn4d.geometry.relative_pose import RelativePose
 from dyn4d.geometry.sparse_problem import MatchedEnds, PairMatches, SparseProblem
 
 ROUNDS = 10  # of reweighting
+BATCH = 64  # pairs that are fitted together
 EXPLAINED = 0.25  # of how far apart points are seen: matches this far from a pose are not explained by it
 LEAST_SHARE = 0.15  # of the matches that one pose has to explain; of random ones it explains some 3 %
 AGREE_DEG, AGREE_SCALE, AGREE_CENTRE = 15.0, 1.3, 0.25  # of both passes of a pair that has no matches to go by
+AGREE_STILL = 0.05  # of the depth: by so much two passes may differ that see hardly any way between the cameras
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,19 @@ def pair_ties(
         least: matches that tie a pair. With fewer it still is tied where its two passes agree on the pose.
 
     Returns:
-        (T, T) int64 score, 0 = not tied; (frame_a, frame_b) of those without enough matches.
+        (T, T) int64 score, 0 = not tied, 1 = by points alone, else the matches that a pose explains, well explained
+        ones counting more; (frame_a, frame_b) of those without enough matches.
     """
     scores, by_points = np.zeros((len(problem), len(problem)), dtype=np.int64), []
     passes = {(pose.a, pose.b): pose for pose in relative}
+    enough = [pair for pair in problem.pairs if len(pair) >= least]
+    explained = dict(zip(((pair.frame_a, pair.frame_b) for pair in enough), _explained(problem, passes, enough)))
     for pair in problem.pairs:
         a, b = pair.frame_a, pair.frame_b
-        score = _explained(problem, passes, pair) if len(pair) >= least else 0
-        if score < max(least, LEAST_SHARE * len(pair)):
-            agree = (a, b) in passes and (b, a) in passes and _agree(passes[a, b], passes[b, a])
+        count, score = explained.get((a, b), (0, 0))
+        if count < max(least, LEAST_SHARE * len(pair)):
+            agree = (a, b) in passes and (b, a) in passes and len(problem.views[a]) > 0
+            agree = agree and _agree(passes[a, b], passes[b, a], float(problem.views[a].anchor_depth.median()))
             score = 1 if agree else 0
             if agree:
                 by_points.append((a, b))
@@ -121,16 +127,31 @@ def pair_ties(
     return scores, by_points
 
 
-def _explained(problem: SparseProblem, passes: dict[tuple[int, int], RelativePose], pair: PairMatches) -> int:
-    """How many matches one pose explains, of those that the passes say and, where these are poor, the matches'."""
-    target, source = (
-        problem.views[n].points[problem.views[n].rows((ends.xy - 0.5).round().long())]
-        for n, ends in ((pair.frame_a, pair.a), (pair.frame_b, pair.b))
-    )
-    counts = [int((_misfit(one, source, target) < 1).sum()) for one in _of_passes(passes, pair.frame_a, pair.frame_b)]
-    if max(counts, default=0) < len(pair) / 2 and len(pair) >= 4:
-        counts.append(int((_misfit(_fit(source, target, pair.weight), source, target) < 1).sum()))
-    return max(counts, default=0)
+def _explained(
+    problem: SparseProblem, passes: dict[tuple[int, int], RelativePose], pairs: Sequence[PairMatches]
+) -> list[tuple[int, int]]:
+    """For each pair how many matches one pose explains, of those that the passes say and, where these are poor, the
+    matches'; and the same with those that are explained poorly counting less, at least 2."""
+    ends = [
+        tuple(
+            problem.views[n].points[problem.views[n].rows((ends.xy - 0.5).round().long())]
+            for n, ends in ((pair.frame_a, pair.a), (pair.frame_b, pair.b))
+        )
+        for pair in pairs
+    ]
+    found = []
+    for pair, (target, source) in zip(pairs, ends):
+        candidates = _of_passes(passes, pair.frame_a, pair.frame_b)
+        found.append(max((_count(_misfit(one, source, target)) for one in candidates), default=(0, 2)))
+    poor = [n for n, pair in enumerate(pairs) if found[n][0] < len(pair) / 2 and len(pair) >= 4]
+    fits = _fits([ends[n][1] for n in poor], [ends[n][0] for n in poor], [pairs[n].weight for n in poor])
+    for n, fit in zip(poor, fits):
+        found[n] = max(found[n], _count(_misfit(fit, ends[n][1], ends[n][0])))
+    return found
+
+
+def _count(misfit: Tensor) -> tuple[int, int]:
+    return int((misfit < 1).sum()), max(round(float((1 - misfit.square()).clamp_min(0).sum())), 2)
 
 
 def _misfit(one: Similarity, source: Tensor, target: Tensor) -> Tensor:
@@ -157,13 +178,15 @@ def _of_passes(passes: dict[tuple[int, int], RelativePose], parent: int, child: 
     return found if back is None else [*found, Similarity(back.R, back.t, back.scale).inverse()]
 
 
-def _agree(there: RelativePose, back: RelativePose) -> bool:
+def _agree(there: RelativePose, back: RelativePose, depth: float) -> bool:
+    """Do both passes say the same? `depth` is what the first frame sees, in its own lengths."""
     other = Similarity(back.R, back.t, back.scale).inverse()
     turned = float(torch.rad2deg(rotation_angle(there.R, other.R)))
     scaled = float(torch.log(there.scale / other.scale).abs())
     size = max(float(there.t.norm()), float(other.t.norm()))
     moved = float((there.t - other.t).norm())
-    return turned < AGREE_DEG and scaled < np.log(AGREE_SCALE) and moved <= AGREE_CENTRE * size + 1e-9
+    near = moved <= AGREE_CENTRE * size + AGREE_STILL * depth
+    return turned < AGREE_DEG and scaled < np.log(AGREE_SCALE) and near
 
 
 def start_state(
@@ -183,8 +206,7 @@ def start_state(
     tree = kinematic_tree(scores, [len(view.anchor_depth) for view in problem.views], frames, mode="mst")
     pairs = {(pair.frame_a, pair.frame_b): pair for pair in problem.pairs}
     passes = {(one.a, one.b): one for one in relative}
-    for parent, child in tree.edges:
-        step = _edge(problem, lens, passes, pairs, parent, child)
+    for (parent, child), step in zip(tree.edges, _edges(problem, lens, passes, pairs, tree.edges)):
         pose[child, :3, :3] = pose[parent, :3, :3] @ step.R
         pose[child, :3, 3] = pose[parent, :3, 3] + scale[parent] * (pose[parent, :3, :3] @ step.t)
         scale[child] = scale[parent] * step.scale
@@ -197,27 +219,49 @@ def start_state(
     )  # fmt: skip
 
 
-def _edge(
+def _edges(
     problem: SparseProblem, lens: Intrinsics, passes: dict[tuple[int, int], RelativePose],
-    pairs: dict[tuple[int, int], PairMatches], parent: int, child: int,
-) -> Similarity:  # fmt: skip
-    """The pose between two frames: of what the two passes and the matches say, that which explains the matches best,
-    errors beyond explanation all counting the same."""
-    candidates = _of_passes(passes, parent, child)
-    pair = pairs.get((parent, child)) or pairs.get((child, parent))
-    if pair is None or len(pair) < 4:
-        return candidates[0]
-    ends = (pair.a, pair.b) if pair.frame_a == parent else (pair.b, pair.a)
-    target, source = (matched_points(problem, lens, n, e) for n, e in zip((parent, child), ends))
-    candidates.append(_fit(source, target, pair.weight))
-    return min(candidates, key=lambda one: float(_misfit(one, source, target).clamp_max(1).square().mean()))
+    pairs: dict[tuple[int, int], PairMatches], edges: Sequence[tuple[int, int]],
+) -> list[Similarity]:  # fmt: skip
+    """The pose between two frames each: of what the two passes and the matches say, that which explains the matches
+    best, errors beyond explanation all counting the same."""
+    candidates = [_of_passes(passes, *edge) for edge in edges]
+    seen: dict[int, tuple[Tensor, Tensor]] = {}
+    weights = []
+    for n, (parent, child) in enumerate(edges):
+        pair = pairs.get((parent, child)) or pairs.get((child, parent))
+        if pair is None or len(pair) < 4:
+            continue
+        ends = (pair.a, pair.b) if pair.frame_a == parent else (pair.b, pair.a)
+        target, source = (matched_points(problem, lens, f, e) for f, e in zip((parent, child), ends))
+        seen[n] = source, target
+        weights.append(pair.weight)
+    fits = _fits([source for source, _ in seen.values()], [target for _, target in seen.values()], weights)
+    for (n, (source, target)), fit in zip(seen.items(), fits):
+        candidates[n] = [min([*candidates[n], fit], key=lambda one: _cost(one, source, target))]
+    return [of_edge[0] for of_edge in candidates]
 
 
-def _fit(source: Tensor, target: Tensor, weight: Tensor) -> Similarity:
-    used = weight / target.square().sum(-1)
-    base = used
-    for _ in range(ROUNDS):
-        R, t, scale = weighted_similarity_fit(source, target, used)
-        relative = (scale * source @ R.T + t - target).square().sum(-1) / target.square().sum(-1)
-        used = base / (1 + relative / (4 * relative.median().clamp_min(1e-16)))
-    return Similarity(R, t, scale)
+def _cost(one: Similarity, source: Tensor, target: Tensor) -> float:
+    return float(_misfit(one, source, target).clamp_max(1).square().mean())
+
+
+def _fits(sources: Sequence[Tensor], targets: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Similarity]:
+    """Robust similarities source → target, many at a time: shorter lists are filled up with weight 0."""
+    found: list[Similarity] = []
+    pad = torch.nn.utils.rnn.pad_sequence
+    for first in range(0, len(sources), BATCH):
+        some = slice(first, first + BATCH)
+        source, target = (pad(list(each[some]), batch_first=True) for each in (sources, targets))
+        outside = pad([torch.ones_like(each) for each in weights[some]], batch_first=True) == 0
+        squared = target.square().sum(-1).masked_fill(outside, 1.0)
+        base = used = pad(list(weights[some]), batch_first=True) / squared
+        for number in range(ROUNDS):
+            R, t, scale = weighted_similarity_fit(source, target, used)
+            if number + 1 < ROUNDS:
+                far = scale[:, None, None] * source @ R.mT + t[:, None] - target
+                relative = far.square().sum(-1) / squared
+                typical = relative.masked_fill(outside, torch.nan).nanmedian(-1).values.clamp_min(1e-16)
+                used = base / (1 + relative / (4 * typical[:, None]))
+        found += [Similarity(*each) for each in zip(R, t, scale)]
+    return found

@@ -23,14 +23,12 @@ class ViewMap:
 
     Attributes:
         free: (h, w) float32. The ray of the pixel is free up to here (planar z): the object's surface where `row` >= 0;
-            outside the mask the background, or infinity; 0 where nothing is known.
+            outside the mask up to the background; 0 where nothing is known.
         row: (h, w) int32 row of the pixel's point among the frame's points, -1 = none.
         points: the frame's points; NaN ones are in no pixel. depth: (n,) float64 their planar z.
         cosine: (n,) float32 between their normals and the rays to the camera; -1 where the normal is unknown.
         left, top: the box's first column and row in the picture.
         K: (3, 3) float64 of the box. cam_from_world: (4, 4) float64. eye: (3,) the camera's centre.
-        outside: how far rays beside the box, inside the picture, are free: infinity, or 0 = nothing is known.
-        width, height: of the picture.
     """
 
     free: np.ndarray
@@ -43,9 +41,6 @@ class ViewMap:
     K: np.ndarray
     cam_from_world: np.ndarray
     eye: np.ndarray
-    outside: float
-    width: int
-    height: int
 
     def __len__(self) -> int:
         return len(self.points)
@@ -53,11 +48,6 @@ class ViewMap:
     @property
     def xyz(self) -> np.ndarray:
         return self.points.xyz.numpy()
-
-    @cached_property
-    def frame_edges(self) -> np.ndarray:
-        """(4,) the picture's first and last column and row, counted from the box."""
-        return np.array([-self.left, self.width - 1 - self.left, -self.top, self.height - 1 - self.top], np.int64)
 
     @cached_property
     def footprint(self) -> float:
@@ -70,16 +60,18 @@ class FrameViews:
 
     Args:
         points: of all frames, on the CPU, the first frame's first. cameras: T. masks: T masks, True = object.
-        background: T depth maps in the same unit, for what stands before the object outside its mask; or None: then
-            nothing does.
+        background: T depth maps in the same unit, for what stands before the object outside its mask, which may hide
+            parts of it; None: nothing is known of it.
+        empty: how far rays outside the mask are free where the background has no depth; 0 = that is not known.
     """
 
     def __init__(
-        self, points: FramePoints, cameras: Camera, masks: FrameReader, background: FrameReader | None = None
-    ) -> None:
+        self, points: FramePoints, cameras: Camera, masks: FrameReader, background: FrameReader | None = None,
+        *, empty: float = 0.0,
+    ) -> None:  # fmt: skip
         if len(points) > 1 and bool((points.frame[1:] < points.frame[:-1]).any()):
             raise ValueError("FrameViews: points are not in the order of their frames")
-        self.points, self.masks, self.background = points, masks, background
+        self.points, self.masks, self.background, self.empty = points, masks, background, empty
         self.cameras = cameras.to("cpu", torch.float64)
         self.starts = torch.searchsorted(points.frame, torch.arange(len(cameras) + 1)).tolist()
         registered = cameras.registered.tolist()
@@ -91,7 +83,7 @@ class FrameViews:
 
     def with_points(self, points: FramePoints) -> FrameViews:
         """The same cameras and masks with other points."""
-        return FrameViews(points, self.cameras, self.masks, self.background)
+        return FrameViews(points, self.cameras, self.masks, self.background, empty=self.empty)
 
     def frame_points(self, frame: int) -> FramePoints:
         part = self.rows(frame)
@@ -124,10 +116,10 @@ class FrameViews:
         left, top, right, bottom = _box(mask, column[usable], line[usable])
         view = mask[top:bottom, left:right]
         if self.background is None:
-            behind = np.full(view.shape, np.inf, np.float32)
+            behind = np.full(view.shape, self.empty, np.float32)
         else:
             behind = np.asarray(self.background[frame], np.float32)[top:bottom, left:right]
-            behind = np.where(np.isfinite(behind) & (behind > 0), behind, np.inf)
+            behind = np.where(np.isfinite(behind) & (behind > 0), behind, self.empty)
         free = np.where(view, np.float32(0), behind).astype(np.float32)
         row = np.full(view.shape, -1, np.int32)
         at = line[usable] - top, column[usable] - left
@@ -136,8 +128,7 @@ class FrameViews:
         K[:2, 2] -= (left, top)
         eye = camera.world_from_cam[:3, 3].numpy()
         return ViewMap(
-            free, row, part, depth, _cosine(part, eye), left, top, K, cam_from_world, eye,
-            np.inf if self.background is None else 0.0, camera.width, camera.height,
+            free, row, part, depth, _cosine(part, eye), left, top, K, cam_from_world, eye
         )  # fmt: skip
 
 

@@ -284,20 +284,26 @@ class CameraErrors:
 
 
 def camera_errors(scene: PairScene, world_from_cam: Tensor, depth: Sequence[Tensor] | None = None) -> CameraErrors:
-    """The errors of the registered frames. The similarity is fitted to the centres and points along the axes."""
+    """The errors of the registered frames. The similarity is fitted to the centres and to points one unit of the truth
+    along the optical axes, as the published figures are; to the centres alone it would turn about the line that they
+    nearly lie on."""
     truth = scene.truth
     rows = torch.nonzero(torch.isfinite(world_from_cam).flatten(1).all(1)).squeeze(-1)
     found, true = world_from_cam[rows].double().cpu(), truth.world_from_cam[rows]
-    if len(rows) > 2:
-        R, t, s = similarity_fit(found[:, :3, 3], true[:, :3, 3])
-    else:  # two centres fix no rotation about the line through them
-        ratio = true[:, :3, 3].diff(dim=0).norm() / found[:, :3, 3].diff(dim=0).norm()
+    few = len(rows) < 3  # two centres fix no rotation about the line through them, and one axis each hardly does
+    axes = (0, 1, 2) if few else (2,)
+    if few:
+        s = true[:, :3, 3].diff(dim=0).norm() / found[:, :3, 3].diff(dim=0).norm()
+    else:
+        s = similarity_fit(found[:, :3, 3], true[:, :3, 3])[2]
+    R, t = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for _ in range(5):  # the axes' unit is one of the truth
         ends = [
-            torch.cat([p[:, :3, 3] * k, *(p[:, :3, 3] * k + p[:, :3, axis] for axis in range(3))])
-            for p, k in ((found, ratio), (true, torch.ones(())))
+            torch.cat([p[:, :3, 3] * k, *(p[:, :3, 3] * k + p[:, :3, axis] for axis in axes)])
+            for p, k in ((found, s), (true, torch.ones(())))
         ]
-        R, t, s = similarity_fit(*ends)
-        s = s * ratio
+        R, t, step = similarity_fit(*ends)
+        s = s * step
     centre = (s * found[:, :3, 3] @ R.T + t - true[:, :3, 3]).norm(dim=-1)
     angle = torch.rad2deg(rotation_angle(R @ found[:, :3, :3], true[:, :3, :3]))
     median = float("nan")

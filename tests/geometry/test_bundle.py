@@ -12,8 +12,9 @@ from pair_scenes import Truth, ball_truth, exact_predictions
 from torch import Tensor
 
 from dyn4d.core.errors import RunError
-from dyn4d.geometry.bundle import Bundle, BundleConfig, BundleState, make_directions, pixel_deviation
-from dyn4d.geometry.bundle_state import NEAREST, UNKNOWNS
+from dyn4d.geometry.bundle import Bundle, BundleConfig, BundleState, make_directions
+from dyn4d.geometry.bundle_state import UNKNOWNS
+from dyn4d.geometry.deviations import pixel_deviation
 from dyn4d.geometry.relative_pose import relative_poses
 from dyn4d.geometry.reprojection import Direction, Reprojection
 from dyn4d.geometry.sparse_problem import SparseProblem, condense
@@ -98,7 +99,7 @@ def seen(d: Direction, state: BundleState) -> Tensor:
     """(M, 2) residuals of a direction, match after match as the text says."""
     out = []
     for m in range(len(d.weight)):
-        stretch = (state.focal[d.i] / state.network_focal[d.i] + d.ratio[m] - 1).clamp_min(NEAREST)
+        stretch = state.focal[d.i] / state.network_focal[d.i] * d.ratio[m]
         depth = state.scale[d.i] * d.base[m] * torch.exp(state.log_depth[d.i][d.anchor[m]]) * stretch
         focal_i, focal_j = (state.focal[n] * state.aspect[n] for n in (d.i, d.j))
         ray = torch.cat([(d.uv_i[m] - state.principal_point[d.i]) / focal_i, torch.ones(1).double()])
@@ -123,6 +124,12 @@ def table(bundle: Bundle, directions: list[Direction], principal_points: bool = 
     )
 
 
+def columns_of(found: Reprojection, bundle: Bundle, last: int) -> Tensor:
+    """(2, K, M) columns of the first directions, for both axes."""
+    factor = torch.cat([torch.exp(each) for each in bundle.state.log_depth])
+    return found._columns(found._cameras(bundle.state), factor, 0, last)
+
+
 # ---- matches ----
 
 
@@ -139,7 +146,7 @@ def test_derivatives_by_a_frame(side: str) -> None:
     bundle = small_bundle()
     d = bundle.directions[1]
     found = table(bundle, [d])
-    columns = found.columns_of(bundle.state, 0, 1)  # (2, K, M)
+    columns = columns_of(found, bundle, 1)  # (2, K, M)
     torch.testing.assert_close(columns[:, -1].T, seen(d, bundle.state))
     both = torch.einsum("akm,ku->mau", columns[:, :-1], found.unknowns(bundle.state)[0])
     ours = both[..., :UNKNOWNS] if side == "i" else both[..., UNKNOWNS:]
@@ -150,14 +157,14 @@ def test_derivatives_by_a_frame(side: str) -> None:
 
 def test_derivatives_without_principal_points_are_the_same_columns() -> None:
     bundle = small_bundle()
-    more, fewer = (table(bundle, bundle.directions, pp).columns_of(bundle.state, 0, 2) for pp in (True, False))
+    more, fewer = (columns_of(table(bundle, bundle.directions, pp), bundle, 2) for pp in (True, False))
     assert torch.equal(more[:, :9], fewer[:, :9]) and torch.equal(more[:, -1], fewer[:, -1])
 
 
 def test_derivatives_by_depth() -> None:
     bundle = small_bundle()
     d = bundle.directions[0]
-    columns = table(bundle, [d]).columns_of(bundle.state, 0, 1)
+    columns = columns_of(table(bundle, [d]), bundle, 1)
     size = len(bundle.state.log_depth[d.i])
     true = derivative(lambda x: seen(d, moved(bundle.state, d.i, torch.zeros(UNKNOWNS).double(), x)), size)
     by_anchor = true.gather(2, d.anchor[:, None, None].expand(-1, 2, 1))[..., 0]

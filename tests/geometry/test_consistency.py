@@ -9,10 +9,14 @@ import dense_scenes as scenes
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import KDTree
 
 from dyn4d.core.types import Clip, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.consistency import check_views, clean_points, clip_views, measure_rigidity
+from dyn4d.geometry.dense_output import scene_points
+from dyn4d.geometry.tsdf import fuse_mesh
+from dyn4d.geometry.view_maps import FrameViews
 
 BODY: list[scenes.Ball] = [((0, 0, 0), 0.5), ((0.1, 0.3, 0.5), 0.25), ((-0.5, -0.2, 0.1), 0.2)]
 KINDS = ("before", "behind", "patches")
@@ -138,9 +142,43 @@ def test_something_that_passes_before_the_object_takes_nothing_away() -> None:
     cleaned, rigidity = check_views(clip, found, GeometryConfig())
     assert sum(int(h.sum()) for h in hidden) > 2000 and rigidity.rigid
     assert len(cleaned.points) >= 0.995 * len(found.points)
-    assert (
-        measure_rigidity(clip_views(replace(clip, depth=None), replace(found, source="mast3r"))).share < rigidity.share
-    )
+    # an estimator knows what its maps show; without any the bar's pixels say nothing, and are not seen through
+    for known in (both, None):
+        others = replace(found, source="pointmaps", depth=known)
+        views = clip_views(replace(clip, depth=None), others)
+        assert measure_rigidity(views).rigid and views[8].free[~views_mask(views, clip, 8)].max() < np.inf
+        kept, _ = check_views(replace(clip, depth=None), others, GeometryConfig())
+        assert len(kept.points) >= 0.995 * len(found.points)
+
+
+def views_mask(views: FrameViews, clip: Clip, frame: int) -> np.ndarray:
+    """The frame's mask in its box."""
+    view = views[frame]
+    height, width = view.free.shape
+    return np.asarray(clip.masks[frame])[view.top : view.top + height, view.left : view.left + width]
+
+
+@pytest.mark.parametrize("source", ["rgbd", "pointmaps", "mast3r"])
+def test_what_is_hidden_from_most_frames_stays(source: str) -> None:
+    """From frame 4 on something large stands before the lower part of the object."""
+    camera = scenes.orbit_cameras(24, sweep=120)
+    hidden = [np.arange(96)[:, None] >= (58 if n >= 4 else 96) for n in range(24)]
+    clip = scenes.make_clip(camera, lambda n: scenes.balls_depth(camera, n, BODY))
+    masks = [np.asarray(mask) & ~h for mask, h in zip(clip.masks, hidden)]  # type: ignore[call-overload]
+    depth = [np.where(h, 1.0, np.asarray(d)).astype(np.float32) for d, h in zip(clip.depth or (), hidden)]
+    clip = replace(clip, masks=masks, depth=depth)
+    found = scenes.points_of(clip)
+    low = (found.points.frame.numpy() < 4) & (found.points.xy[:, 1].numpy() >= 58)
+    if source != "rgbd":
+        maps = depth if source == "pointmaps" else None  # the object alone was matched: nothing is known around it
+        clip, found = replace(clip, depth=None), replace(found, source=source, depth=maps)
+    cleaned, rigidity = check_views(clip, found, GeometryConfig())
+    left = scenes.which_left(found.points, cleaned.points)
+    assert rigidity.rigid and low.sum() > 1000 and left[low].mean() > 0.98 and left.mean() > 0.98
+    mesh = fuse_mesh(clip_views(clip, cleaned), 48)
+    assert mesh is not None
+    away = KDTree(mesh.vertices).query(found.points.xyz.numpy()[low])[0]
+    assert (away > 0.05).mean() < 0.05
 
 
 def test_confidence_falls_where_frames_disagree_and_never_rises() -> None:
@@ -154,12 +192,14 @@ def test_confidence_falls_where_frames_disagree_and_never_rises() -> None:
     assert float(ratio[torch.from_numpy(rows)[left]].mean()) < float(ratio.mean())
 
 
-def test_off_leaves_everything() -> None:
+@pytest.mark.parametrize("mesh", ["auto", "on", "off"])
+def test_off_leaves_everything_and_measures(mesh: str) -> None:
     clip, found = still(6)
     spoilt, _ = spoil(found, "before")
-    assert check_views(clip, spoilt, GeometryConfig(clean="off", mesh="off"))[0] is spoilt
-    measured, rigidity = check_views(clip, spoilt, GeometryConfig(clean="off"))
+    measured, rigidity = check_views(clip, spoilt, GeometryConfig(clean="off", mesh=mesh))  # type: ignore[arg-type]
     assert measured.points is spoilt.points and rigidity.pairs > 0
+    plain, rigidity = check_views(clip, found, GeometryConfig(clean="off", mesh=mesh))  # type: ignore[arg-type]
+    assert len(scene_points(plain.points, rigid=rigidity.rigid).frame.unique()) == 6
 
 
 def test_one_frame_empty_frames_unknown_poses_and_nan() -> None:

@@ -20,10 +20,10 @@ from dyn4d.geometry.kinematic import (
     TreeMode,
     component_tree,
     connected_components,
-    kinematic_forest,
     kinematic_tree,
     matches_enough,
     pair_scores,
+    tie_scores,
     unmatched_views,
 )
 from dyn4d.geometry.pair_results import PairResultList
@@ -72,6 +72,7 @@ def test_components_of_a_half_given_graph() -> None:
     scores = np.zeros((6, 6), dtype=np.int64)
     scores[4, 2] = scores[1, 5] = scores[5, 3] = 7
     assert connected_components(scores) == [(1, 3, 5), (2, 4), (0,)]
+    assert connected_components(scores[:0, :0]) == []
 
 
 @given(graphs(tied=True), st.sampled_from(MODES))
@@ -165,14 +166,16 @@ def test_chains_are_products_along_the_path_and_come_back(scores: np.ndarray, se
     torch.testing.assert_close(back[1], translation)
 
 
-def test_scores_and_forest_of_a_problem() -> None:
+def test_scores_and_trees_of_a_problem() -> None:
     made = scene(pairs=[(0, 1), (3, 2)])
     problem = condense(made.frames, made.results)
     scores = pair_scores(problem)
     assert scores[0, 1] == scores[1, 0] == len(problem.pairs[0])
     assert scores[2, 3] == scores[3, 2] == len(problem.pairs[1])
     assert scores.sum() == 2 * sum(len(pair) for pair in problem.pairs)
-    assert kinematic_forest(problem) == [KinematicTree(0, ((0, 1),)), KinematicTree(2, ((2, 3),))]
+    anchors = [len(view.anchor_depth) for view in problem.views]
+    trees = [kinematic_tree(scores, anchors, part) for part in connected_components(scores)]
+    assert trees == [KinematicTree(0, ((0, 1),)), KinematicTree(2, ((2, 3),))]
 
 
 def test_the_tree_of_a_problem_takes_sure_pairs_and_those_with_pointmaps() -> None:
@@ -189,6 +192,17 @@ def test_the_tree_of_a_problem_takes_sure_pairs_and_those_with_pointmaps() -> No
         component_tree(problem, min_match_conf=50)
     with pytest.raises(ValueError, match="found 2"):
         component_tree(problem, frames=[0, 2])
+
+
+def test_points_tie_a_pair_without_any_match() -> None:
+    made = scene(pairs=[(0, 1), (1, 2)])
+    bare = replace(made.results[1], **{name: getattr(made.results[1], name)[:0] for name in ("xy_a", "xy_b", "weight")})
+    problem = condense(made.frames, PairResultList((made.results[0], bare)))
+    views = unmatched_views(problem, made.frames, PairResultList((made.results[0], bare)))
+    assert set(component_tree(problem).frames) == {0, 1}
+    assert set(component_tree(problem, views).frames) == {0, 1, 2}
+    scores = tie_scores(problem, views)
+    assert scores[1, 2] == scores[2, 1] == 1 and scores[0, 1] == len(problem.pairs[0])
 
 
 def test_views_of_unmatched_pairs_are_the_pass_at_the_anchors() -> None:

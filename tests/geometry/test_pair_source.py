@@ -19,8 +19,9 @@ from dyn4d.config import Options, with_clip
 from dyn4d.core.cameras import invert_rigid, transform
 from dyn4d.core.errors import InputError
 from dyn4d.core.rotations import rotation_angle, similarity_fit
-from dyn4d.core.types import Camera, Clip, PairPrediction, Timeline
+from dyn4d.core.types import Camera, Clip, GeometryResult, PairPrediction, Timeline
 from dyn4d.geometry import pair_source
+from dyn4d.geometry.alignment import AlignmentConfig
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.network import EncodedImages, PairNetwork
 from dyn4d.geometry.pair_config import PairConfig
@@ -139,14 +140,142 @@ def test_given_poses_stay(truth: Truth, oracle: Oracle) -> None:
     torch.testing.assert_close(result.cameras.K, truth.K)
 
 
+class Blind(Oracle):
+    """Says nonsense of all but the object."""
+
+    def _said(self, camera: int, of: int) -> tuple[Tensor, Tensor]:
+        points, desc = super()._said(camera, of)
+        generator = torch.Generator().manual_seed(camera * 10 + of)
+        around = torch.from_numpy(~self.truth.object_mask[of])[None, ..., None]
+        wrong = torch.randn(points.shape, generator=generator)
+        wrong[..., 2] = 2 + wrong[..., 2].abs()
+        word = torch.nn.functional.normalize(torch.randn(desc.shape, generator=generator), dim=-1)
+        return torch.where(around, wrong, points), torch.where(around, word, desc)
+
+
+def wrong_points(result: GeometryResult, truth: Truth) -> Tensor:
+    """(N,) how far points are from the truth, in the world of the given poses."""
+    points = result.points
+    flat = points.xy[:, 1].long() * WIDTH + points.xy[:, 0].long()
+    wanted = torch.stack([truth.world_points(int(f))[p] for f, p in zip(points.frame, flat)])
+    return (points.xyz.double() - wanted).norm(dim=-1)
+
+
+def test_the_object_tells_the_depth_where_the_background_says_nothing(
+    truth: Truth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The given poses stay all the same."""
+    monkeypatch.setattr(pair_source, "load_pair_network", lambda weights, device: Blind(truth))
+    result = frames_from_pairs(clip_of(truth, poses=True), CONFIG)
+    assert torch.equal(result.cameras.world_from_cam, truth.world_from_cam) and not result.poses_solved
+    assert any("anchored on the object (the background does not hold the cameras" in note for note in result.notes)
+    assert not any("are off by" in note for note in result.notes)
+    assert float(wrong_points(result, truth).median()) < 0.02
+
+
+def test_an_object_that_moves_against_the_given_poses_is_told(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cameras that stand still by their word, before something that turns."""
+    monkeypatch.setattr(pair_source, "load_pair_network", lambda weights, device: Blind(truth))
+    still = truth.world_from_cam[:1].repeat(len(truth), 1, 1)
+    clip = clip_of(truth, poses=True)
+    assert clip.cameras is not None
+    result = frames_from_pairs(replace(clip, cameras=replace(clip.cameras, world_from_cam=still)), CONFIG)
+    assert torch.equal(result.cameras.world_from_cam, still)
+    assert any("matches on the object are off by" in note and "anchor object" in note for note in result.notes)
+
+
+def test_a_frame_that_is_all_object_keeps_its_pose_and_the_size_of_its_neighbours(truth: Truth, oracle: Oracle) -> None:
+    masks = truth.object_mask.copy()
+    masks[2] = True
+    clip = replace(clip_of(truth, poses=True), masks=list(masks))
+    result = frames_from_pairs(clip, CONFIG)
+    assert torch.equal(result.cameras.world_from_cam, truth.world_from_cam)
+    here = result.points.frame == 2
+    assert int(here.sum()) > 0.8 * HEIGHT * WIDTH
+    assert float(wrong_points(result, truth)[here].median()) < 0.05
+
+
+@pytest.mark.parametrize("alignment", ["sparse", "mast3r", "dust3r"])
+def test_given_poses_stay_whatever_the_method(truth: Truth, oracle: Oracle, alignment: Any) -> None:
+    result = frames_from_pairs(clip_of(truth, poses=True), replace(CONFIG, alignment=alignment))
+    torch.testing.assert_close(result.cameras.world_from_cam, truth.world_from_cam)
+    assert not result.poses_solved
+
+
+@pytest.mark.parametrize("anchor", ["background", "object"])
+def test_given_poses_may_be_refined_or_passed_over(truth: Truth, oracle: Oracle, anchor: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rough = truth.world_from_cam.clone()
+    rough[:, :3, 3] += 0.05 * torch.randn(len(truth), 3, generator=generator, dtype=torch.float64)
+    clip = clip_of(truth, poses=True)
+    assert clip.cameras is not None
+    clip = replace(clip, cameras=replace(clip.cameras, world_from_cam=rough))
+    config = replace(CONFIG, anchor=anchor)
+    refined = frames_from_pairs(clip, replace(config, poses="refine"))
+    assert refined.poses_solved
+    assert errors(refined.cameras, truth)[1] < 0.005 < errors(clip.cameras, truth)[1] / 4  # type: ignore[arg-type]
+    off = (refined.cameras.world_from_cam[:, :3, 3] - truth.world_from_cam[:, :3, 3]).norm(dim=-1)
+    assert float(off.max()) < 0.12  # in the world of the given poses, as far as these say where that is
+    solved = frames_from_pairs(clip, replace(config, poses="solve"))
+    assert solved.poses_solved
+    torch.testing.assert_close(solved.cameras.world_from_cam[0], torch.eye(4, dtype=torch.float64))
+
+
+def test_the_principal_point_may_be_looked_for(truth: Truth, oracle: Oracle) -> None:
+    """It is half a pixel beside the middle in both directions."""
+    middle = frames_from_pairs(clip_of(truth), replace(CONFIG, anchor="background"))
+    assert middle.cameras.K[0, :2, 2].tolist() == [WIDTH / 2, HEIGHT / 2]
+    found = frames_from_pairs(clip_of(truth), replace(CONFIG, anchor="background", principal_point="refine"))
+    assert float((found.cameras.K[0, :2, 2] - truth.K[0, :2, 2]).norm()) < 0.5
+
+
+def test_each_frame_may_have_its_own_focal_length(truth: Truth, oracle: Oracle) -> None:
+    focal = {
+        name: frames_from_pairs(clip_of(truth), replace(CONFIG, anchor="object", focal=name)).cameras.K[:, 0, 0]
+        for name in ("shared", "own")
+    }
+    assert float(focal["shared"].std()) < 1e-9 < float(focal["own"].std())
+    assert float((focal["own"] / truth.K[:, 0, 0] - 1).abs().max()) < 0.1
+
+
+def test_settings_reach_the_alignment(truth: Truth, oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked(Exception):
+        pass
+
+    def align(frames: Any, results: Any, settings: AlignmentConfig, **rest: Any) -> None:
+        assert settings.method == "mast3r" and settings.depth_rank == 5 and not settings.optimise_depth
+        assert not settings.bundle.shared_intrinsics and settings.bundle.refine_principal_point
+        assert rest["world_from_cam"] is not None and not rest["fix_poses"]
+        raise Asked
+
+    monkeypatch.setattr(pair_source, "align", align)
+    config = replace(CONFIG, anchor="object", alignment="mast3r", depth_rank=5, optimise_depth=False, focal="own")
+    with pytest.raises(Asked):
+        frames_from_pairs(clip_of(truth, poses=True), replace(config, principal_point="refine", poses="refine"))
+
+
+def test_notes_name_the_frames_of_the_clip(truth: Truth, oracle: Oracle) -> None:
+    """Not the rows of the selection."""
+    masks = truth.object_mask.copy()
+    masks[2] = False
+    clip = replace(clip_of(truth), masks=list(masks))
+    names = tuple(f"shot_{10 + 2 * row}" for row in range(len(truth)))
+    clip = replace(clip, timeline=replace(clip.timeline, names=names))
+    notes = frames_from_pairs(clip, replace(CONFIG, anchor="object")).notes
+    assert any("alignment: frames shot_14 are tied to none of the 4 others" in note for note in notes)
+
+
 def test_known_intrinsics_stay(truth: Truth, oracle: Oracle) -> None:
     result = frames_from_pairs(clip_of(truth, K=True), CONFIG)
     torch.testing.assert_close(result.cameras.K, truth.K)
 
 
-def test_one_frame(truth: Truth, oracle: Oracle) -> None:
+@pytest.mark.parametrize("alignment", ["sparse", "mast3r", "dust3r"])
+@pytest.mark.parametrize("anchor", ["background", "object"])
+def test_one_frame(truth: Truth, oracle: Oracle, alignment: Any, anchor: Any) -> None:
     alone = Truth(truth.K[:1], truth.world_from_cam[:1], truth.depth[:1], truth.object_mask[:1])
-    result = frames_from_pairs(clip_of(alone), CONFIG)
+    result = frames_from_pairs(clip_of(alone), replace(CONFIG, alignment=alignment, anchor=anchor))
+    assert not any("pairs" in note or "others" in note for note in result.notes)
     assert len(result.cameras) == 1 and len(result.points) > 0.8 * truth.object_mask[0].sum()
     torch.testing.assert_close(result.cameras.world_from_cam[0], torch.eye(4, dtype=torch.float64))
 

@@ -18,9 +18,7 @@ from dyn4d.geometry.pair_results import PairFrame
 from dyn4d.geometry.pointmap_config import PointmapConfig
 from dyn4d.geometry.pointmap_depth import nearest_on_rays
 from dyn4d.geometry.pointmap_initialisation import (
-    camera_similarity,
     initial_intrinsics,
-    move_poses,
     pnp_pose,
     procrustes,
 )
@@ -178,14 +176,6 @@ def test_pnp_finds_the_camera_among_outliers() -> None:
     torch.testing.assert_close(pose, truth.world_from_cam[0], atol=0.05, rtol=0)
     assert pnp_pose(points[:4], xy[:4], truth.K[0], 0) is None
     assert pnp_pose(points[:1].expand(30, 3), xy[:30], truth.K[0], 0) is None
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_camera_similarity(count: int) -> None:
-    poses = ball_truth(5).world_from_cam[:count]
-    by = (wxyz_to_matrix(torch.randn(4).double()), torch.randn(3).double(), torch.tensor(1.0 if count == 1 else 0.3))
-    moved = move_poses(poses, by)
-    torch.testing.assert_close(move_poses(poses, camera_similarity(poses, moved)), moved, atol=1e-6, rtol=0)
 
 
 def test_settings_are_checked() -> None:

@@ -322,12 +322,14 @@ def test_frames_without_a_map_or_a_pose_have_no_points(tmp_path: Path) -> None:
             tables["world_from_cam"] = np.full((4, 4), np.nan)
         (folder / "pointmaps").mkdir(exist_ok=True)
         np.savez(folder / "pointmaps" / f"{i:05d}.npz", **tables)  # type: ignore[arg-type]
-    result = solve_geometry(clip, CONFIG)
+    flat = [np.full((SCENE.height, SCENE.width, 3), 128, np.uint8)] * SCENE.count  # nothing to solve a pose from
+    result = solve_geometry(replace(clip, images=flat), CONFIG)
     assert result.points.frame.unique().tolist() == [0, 3]
     assert result.cameras.registered.tolist() == [True, False, False, True]
     assert bool(torch.isfinite(result.cameras.K).all())
     assert any("1 frames have no map: 00002" in note for note in result.notes)
     assert any("1 frames have no points" in note and "00001" in note for note in result.notes)
+    assert any("poses: 1 frames have none, and none is solved" in note for note in result.notes)
 
 
 def test_masks_that_are_empty_or_maps_without_the_object(tmp_path: Path) -> None:

@@ -13,10 +13,17 @@ from torch import Tensor
 
 from dyn4d.core.cameras import invert_rigid
 from dyn4d.core.rotations import rotation_angle, rotation_vector
-from dyn4d.geometry.bundle_state import UNKNOWNS
+from dyn4d.geometry.bundle_state import UNKNOWNS, cross_matrix
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.pair_results import PairResultList
-from dyn4d.geometry.relative_pose import BATCH, RelativePose, RelativeTerms, pass_stretch, relative_poses
+from dyn4d.geometry.relative_pose import (
+    BATCH,
+    RelativePose,
+    RelativeTerms,
+    _information,
+    pass_stretch,
+    relative_poses,
+)
 
 CPU = torch.device("cpu")
 
@@ -52,6 +59,24 @@ def test_batches_are_what_single_passes_are() -> None:
     for one, other in zip(together, alone):
         for name in ("R", "t", "scale", "information"):
             torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-9)
+
+
+def test_information_is_the_sum_of_products_of_derivatives() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 40, 3, generator=random).double(), torch.rand(2, 40, generator=random).double()
+    R = torch.linalg.matrix_exp(cross_matrix(torch.randn(2, 3, generator=random).double()))
+    scale = torch.tensor([0.6, 1.7], dtype=torch.float64)
+
+    def seen(n: int, m: int, by: Tensor) -> Tensor:
+        turned = R[n] @ torch.linalg.matrix_exp(cross_matrix(by[:3])) @ x[n, m]
+        return scale[n] * torch.exp(by[6]) * turned + by[3:6]
+
+    for n, found in enumerate(_information(R, scale, x, weight)):
+        wanted = torch.zeros(7, 7, dtype=torch.float64)
+        for m in range(40):
+            J = torch.autograd.functional.jacobian(lambda by, m=m, n=n: seen(n, m, by), torch.zeros(7).double())
+            wanted += weight[n, m] * J.T @ J
+        torch.testing.assert_close(found, wanted)
 
 
 def test_information_is_that_of_the_noise() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dyn4d.core.cameras import look_at, project
 from dyn4d.core.errors import InputError
@@ -170,8 +171,26 @@ def test_auto_takes_depth_where_there_is_some() -> None:
     assert choose_source(make_clip([np.ones((HEIGHT, WIDTH), np.float32)]), CONFIG) == "rgbd"
 
 
+def test_auto_takes_the_first_source_that_has_all_it_needs(tmp_path: Path) -> None:
+    """Depth without K is of no use to rgbd, and keeps nothing else from being used."""
+    depth = np.full((HEIGHT, WIDTH), 2.0, np.float32)
+    bare = replace(make_clip([depth]), cameras=None, all_cameras=None, poses_given=False)
+    assert choose_source(bare, GeometryConfig(weights="naver/some")) == "mast3r"
+    np.savez(tmp_path / "pointmaps.npz", depth=depth[None], K=cameras(1).K[0].numpy())
+    (tmp_path / "rgb").mkdir()
+    Image.fromarray(np.asarray(bare.images[0])).save(tmp_path / "rgb" / "00000.png")
+    here = replace(bare, source=tmp_path)
+    assert choose_source(here, GeometryConfig(weights="naver/some")) == "pointmaps"
+    assert choose_source(replace(make_clip([depth]), source=tmp_path), CONFIG) == "rgbd"
+    result = solve_geometry(here, CONFIG)
+    assert result.source == "pointmaps" and "depth maps are not used, as there is no K" in result.notes[0]
+
+
 def test_settings_out_of_range_name_the_field() -> None:
     with pytest.raises(ValueError, match=r"geometry\.max_slope_deg"):
         GeometryConfig(max_slope_deg=90)
     with pytest.raises(ValueError, match=r"geometry\.source"):
         GeometryConfig(source="lidar")  # type: ignore[arg-type]
+    for name in ("poses", "focal", "principal_point"):
+        with pytest.raises(ValueError, match=rf"geometry\.{name}: 'some'; wanted"):
+            replace(CONFIG, **{name: "some"})

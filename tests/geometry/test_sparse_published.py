@@ -22,6 +22,8 @@ from torch import Tensor
 
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.rotations import rotation_angle, similarity_fit, wxyz_to_matrix
+from dyn4d.geometry.canonical import CanonicalView
+from dyn4d.geometry.depth_basis import spectral_basis
 from dyn4d.geometry.kinematic import unmatched_views
 from dyn4d.geometry.pair_results import PairResult, PairResultList
 from dyn4d.geometry.sparse_losses import PackedMatches, SceneUnknowns, falling_rate, gamma_loss
@@ -311,6 +313,53 @@ def test_repeats_to_the_bit(ball: PairScene) -> None:
         assert one.losses == found.losses
 
 
+@pytest.mark.parametrize("exp_depth", [False, True])
+def test_low_rank_depths(ball: PairScene, exp_depth: bool) -> None:
+    """The change of a frame's anchor depths is a combination of the basis, and of nothing else."""
+    problem = condensed(ball)
+    config = replace(
+        QUICK, coarse_steps=60, fine_steps=60, optimise_depth=True, depth_rank=3, depth_mode="mul", exp_depth=exp_depth
+    )
+    found = align_published(problem, config)
+    for view, depth in zip(problem.views, found.anchor_depth):
+        relative = depth / view.anchor_depth
+        change = relative.log() if exp_depth else (relative - relative.mean()) * view.anchor_depth
+        basis = torch.cat([spectral_basis(view, 3), *([] if exp_depth else [view.anchor_depth[:, None]])], 1)
+        left = change - basis @ torch.linalg.lstsq(basis, change[:, None]).solution[:, 0]
+        assert change.abs().max() > 1e-4 and left.abs().max() < 1e-9
+    assert (found.depth(problem, 0) > 0).all()
+    check_quality(ball, problem, found, deg=2.0, rel=0.03)
+
+
+def test_the_basis_of_depths(ball: PairScene) -> None:
+    view = condensed(ball).views[0]
+    count = len(view.anchor_depth)
+    basis = spectral_basis(view, 5)
+    torch.testing.assert_close(basis.T @ basis / count, torch.eye(5, dtype=torch.float64), atol=1e-9, rtol=0)
+    assert basis[:, 0].std() < 1e-6  # the smoothest moves all alike
+    few = select_anchors(view, torch.arange(2))
+    assert spectral_basis(few, 5)[:, 2:].count_nonzero() == 0 and spectral_basis(few, 2).abs().min() > 0
+    assert spectral_basis(select_anchors(view, torch.arange(0)), 2).shape == (0, 2)
+
+
+def test_large_bases_are_the_same(ball: PairScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = condensed(ball).views[0]
+    small = spectral_basis(view, 4)
+    monkeypatch.setattr("dyn4d.geometry.depth_basis.DENSE", 0)
+    large = spectral_basis(view, 4)
+    torch.testing.assert_close((small * large).mean(0).abs(), torch.ones(4, dtype=torch.float64), atol=1e-6, rtol=0)
+    assert torch.equal(large, spectral_basis(view, 4))
+
+
+def select_anchors(view: CanonicalView, rows: Tensor) -> CanonicalView:
+    """The view of these anchors alone."""
+    at = torch.searchsorted(view.pixels, view.anchor_pixels[rows])
+    return replace(
+        view, pixels=view.pixels[at], points=view.points[at], conf=view.conf[at], anchor=torch.arange(len(rows)),
+        ratio=view.ratio[at], anchor_pixels=view.anchor_pixels[rows], anchor_depth=view.anchor_depth[rows],
+    )  # fmt: skip
+
+
 def test_one_pair() -> None:
     scene = exact_predictions(ball_truth(2, 48, 64, arc_deg=15))
     problem = condensed(scene)
@@ -421,6 +470,33 @@ def test_known_poses_are_the_start_and_the_world(ball: PairScene) -> None:
     assert float(torch.rad2deg(rotation_angle(found.world_from_cam[:, :3, :3], true[:, :3, :3])).max()) < 1.0
     depth = torch.cat([found.depth(problem, t) / ball.kept_depth(t) for t in range(4)])
     assert float(depth.median()) == pytest.approx(7, rel=0.03)
+
+
+def test_known_poses_may_stay(ball: PairScene) -> None:
+    """To the bit; frames without one, depths and sizes come to them."""
+    problem, known = condensed(ball), ball.truth.world_from_cam.clone()
+    known[:, :3, 3] = 7 * known[:, :3, 3] + 30
+    some = known.clone()
+    some[2] = torch.nan
+    found = align_published(problem, replace(QUICK, fix_poses=True), world_from_cam=some)
+    assert torch.equal(found.world_from_cam[[0, 1, 3]], known[[0, 1, 3]])
+    assert float((found.world_from_cam[2, :3, 3] - known[2, :3, 3]).norm()) < 0.05 * 7 * ball.truth.baseline
+    assert float(torch.rad2deg(rotation_angle(found.world_from_cam[2, :3, :3], known[2, :3, :3]))) < 1.0
+    assert found.scale == pytest.approx([7.0] * 4, rel=0.02)
+    one = torch.full_like(known, torch.nan)
+    one[1] = known[1]  # says nothing of the size, which stays that of the predictions
+    alone = align_published(problem, replace(QUICK, fix_poses=True), world_from_cam=one)
+    assert torch.equal(alone.world_from_cam[1], known[1]) and float(alone.scale.min()) == pytest.approx(1)
+    check_quality(ball, problem, alone, deg=0.6, rel=0.006)
+
+
+def test_a_wild_known_pose_does_not_move_the_world(ball: PairScene) -> None:
+    problem, known = condensed(ball), ball.truth.world_from_cam.clone()
+    wild = known.clone()
+    wild[3, :3, 3] += 40
+    found = align_published(problem, QUICK, world_from_cam=wild)
+    assert (found.world_from_cam[:3, :3, 3] - known[:3, :3, 3]).norm(dim=-1).max() < 0.3
+    assert found.scale == pytest.approx([1.0] * 4, rel=0.1)
 
 
 # Errors
