@@ -173,11 +173,12 @@ class R2D2:
     """A network ready to extract; made by `load_r2d2`.
 
     Attributes:
-        network: in float32, for inference.
+        network: in float32, for inference. licence: what is known of the terms of its weights.
     """
 
-    def __init__(self, network: R2D2Network) -> None:
+    def __init__(self, network: R2D2Network, licence: str = "") -> None:
         self.network = network.eval()
+        self.licence = licence
 
     @property
     def device(self) -> torch.device:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+GRID_STEP, GRID_START = 4, 2  # of the pixels of `R2D2Network.forward_grid`
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,34 @@ class R2D2Network(nn.Module):
         x = image
         for op in self.ops:
             x = op(x)
+        return self._maps(x)
+
+    def forward_grid(self, image: Tensor) -> RawMaps:
+        """`forward` at the pixels `[2::4, 2::4]` alone, for about a tenth of the work: to train with.
+
+        On that grid the dilated convolutions are ordinary ones with strides. Sides have to be multiples of 4. While
+        training, the statistics of the norms are taken over the pixels looked at.
+        """
+        if image.shape[-2] % GRID_STEP or image.shape[-1] % GRID_STEP:
+            raise ValueError(f"image: {tuple(image.shape)}; wanted sides that are multiples of {GRID_STEP}")
+        x, spacing, number = image, 1, 0
+        for op in self.ops:
+            if not isinstance(op, nn.Conv2d):
+                x = op(x)
+                continue
+            layer = LAYERS[number]
+            number += 1
+            stride = 2 if number in (3, 5) else 1
+            dilation = layer.dilation // spacing
+            if layer.kernel % 2 == 0 and dilation == 1:  # its outputs lie halfway between the pixels of the grid
+                x = F.conv2d(F.pad(x, (0, 1, 0, 1)), op.weight, op.bias)
+            else:
+                padding = (layer.kernel - 1) * dilation // 2
+                x = F.conv2d(x, op.weight, op.bias, stride=stride, padding=padding, dilation=dilation)
+            spacing *= stride
+        return self._maps(x)
+
+    def _maps(self, x: Tensor) -> RawMaps:
         squared = x.square()
         reliability = self.clf(squared).softmax(dim=1)[:, 1:2]
         u = F.softplus(self.sal(squared))

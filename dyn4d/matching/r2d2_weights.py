@@ -1,8 +1,10 @@
-"""Weights of R2D2 networks: the published files read and checked. Nothing in them is ever run.
+"""Weights of R2D2 networks: ours and the published files, read and checked. Nothing in them is ever run.
 
-They are dictionaries {"net": the network's constructor call as text, "state_dict": tensors}, written by torch versions
-before 1.6 or after. The text is not evaluated: the name in it has to be that of a known network, whose sizes the
-tensors tell. A file has to hold exactly the tensors of its network; what is missing or left over is named.
+Ours, trained by `dyn4d train-matcher`, are safetensors files; a small one comes with dyn4d (`SMALL`, with a model card
+beside it). The published ones are dictionaries {"net": the network's constructor call as text, "state_dict": tensors},
+written by torch versions before 1.6 or after. The text is not evaluated: the name in it has to be that of a known
+network, whose sizes the tensors tell. A file has to hold exactly the tensors of its network; what is missing or left
+over is named.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import resolve_device
+from dyn4d.io.checkpoint import load_tensors, save_tensors
 from dyn4d.io.tensor_files import file_kind, read_pth
 from dyn4d.matching.r2d2_extract import R2D2
 from dyn4d.matching.r2d2_network import WIDTHS, R2D2Network, convolutions
@@ -30,24 +33,31 @@ NETWORK = "Quad_L2Net_ConfCFS"
 CONSTRUCTOR = re.compile(r"\s*(\w+)\s*\(\s*((?:\w+\s*=\s*)?\d+\s*(?:,\s*(?:\w+\s*=\s*)?\d+\s*)*,?)?\s*\)\s*")
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch began its files before 1.6
 LICENCE = "CC BY-NC-SA 3.0 (not for commercial use) if these are the published weights of R2D2"
+OWN_LICENCE = "Apache-2.0, as dyn4d: trained by dyn4d on pictures of its own making"
+OWN_FORMAT = "dyn4d-r2d2/1"
+SMALL = Path(__file__).parent / "weights" / "r2d2_small.safetensors"
 FORM = 'a dictionary with "net" and "state_dict"'
 MEND = "fetch it again from where R2D2 is published"
 
 
-def load_r2d2(path: str | Path, device: torch.device | str = "cpu") -> R2D2:
+def load_r2d2(path: str | Path | None = None, device: torch.device | str = "cpu") -> R2D2:
     """R2D2 with the weights of a file, in float32, ready to extract keypoints.
 
     Args:
-        path: a file in the form of the published weights, such as `r2d2_WASF_N16.pt`.
+        path: a file in the form of the published weights, such as `r2d2_WASF_N16.pt`, or one that
+            `dyn4d train-matcher` wrote; None = the small network that comes with dyn4d.
         device: "auto", "cpu", "cuda" …
+
+    Returns:
+        Its `licence` says what is known of the weights' terms.
 
     Raises:
         InputError: the file is missing, damaged, holds anything but tensors and plain values, is of another network,
             or does not hold exactly the tensors of its network.
     """
     where = resolve_device(str(device))
-    file = Path(path).expanduser()
-    tensors = _state_dict(_read(file), file)
+    file = weights_file(path)
+    tensors, licence = _tensors(file)
     at = convolutions()
     widths = tuple(_width(tensors.get(f"ops.{place}.weight"), usual) for place, usual in zip(at, WIDTHS))
     with torch.device("meta"):
@@ -61,8 +71,20 @@ def load_r2d2(path: str | Path, device: torch.device | str = "cpu") -> R2D2:
             value.zero_()
         else:
             value.copy_(tensors[name])
-    log.info("%s: weights: %s", file, LICENCE)
-    return R2D2(network.eval())
+    log.info("%s: weights: %s", file, licence)
+    return R2D2(network.eval(), licence)
+
+
+def weights_file(path: str | Path | None) -> Path:
+    """The file that `load_r2d2` reads; that of the small network where none is named."""
+    return Path(path).expanduser() if path else SMALL
+
+
+def save_r2d2(network: R2D2Network, file: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Write a network of ours, which `load_r2d2` reads: its tensors as they are, its widths, and what `about` says."""
+    tensors = {name: value for name, value in network.state_dict().items() if not _is_counter(name)}
+    head = {"licence": OWN_LICENCE, "widths": list(network.widths), **(about or {})}
+    save_tensors(file, tensors, head, OWN_FORMAT)
 
 
 def _is_counter(name: str) -> bool:
@@ -77,19 +99,38 @@ def _width(weight: Any, usual: int) -> int:
 # ----------------------------------------------------------------------------------------------- reading
 
 
-def _read(file: Path) -> Any:
-    """What is in the file, on the CPU."""
+def weights_kind(file: Path) -> str:
+    """Whether the first bytes are those of an "old", a "pth" or a "safetensors" file; nothing else is read.
+
+    Raises:
+        InputError: it is not there, empty, or something else.
+    """
     try:
         with file.open("rb") as stream:
             start = stream.read(len(OLD_FORMAT))
     except OSError:
         start = b""  # said by `file_kind`
-    if start == OLD_FORMAT:
-        return _read_old(file)
-    kind = file_kind(file)
-    if kind != "pth":
-        raise InputError(f"{file} is in {kind} format; wanted a .pt file as published, {FORM}")
-    return read_pth(file, [])
+    return "old" if start == OLD_FORMAT else file_kind(file)
+
+
+def _tensors(file: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors by key, on the CPU, and what is known of their licence."""
+    kind = weights_kind(file)
+    if kind == "old":
+        return _state_dict(_read_old(file), file), LICENCE
+    if kind == "pth":
+        return _state_dict(read_pth(file, []), file), LICENCE
+    saved = load_tensors(file, None)
+    if saved.format != OWN_FORMAT:
+        raise InputError(
+            f"{file} holds no R2D2 of dyn4d's (format {saved.format or 'unknown'!r}, wanted {OWN_FORMAT!r}); the "
+            f"published weights are wanted as they are, a .pt file, {FORM}"
+        )
+    for name, value in saved.tensors.items():
+        if not value.is_floating_point():
+            raise InputError(f"{file}: {name} is not a tensor of real numbers; {MEND}")
+    licence = saved.config.get("licence")
+    return saved.tensors, licence if isinstance(licence, str) else OWN_LICENCE
 
 
 def _read_old(file: Path) -> Any:

@@ -145,7 +145,7 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     assert "fetch it again" in refusal(write(tmp_path / "start.pt", OLD_FORMAT))
     assert "fetch it again" in refusal(write(tmp_path / "noise.pt", OLD_FORMAT + bytes(range(256)) * 40))
     save_file({"a": torch.zeros(2)}, str(tmp_path / "w.safetensors"))
-    assert "is in safetensors format; wanted a .pt file" in refusal(tmp_path / "w.safetensors")
+    assert "holds no R2D2 of dyn4d's" in refusal(tmp_path / "w.safetensors")
 
 
 class Hostile:
