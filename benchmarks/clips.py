@@ -10,26 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
+
+from running import dyn4d, label, make_scene, parse
 
 from dyn4d.synthetic.config import SCENES
 
 STAGES = ("prepare", "geometry", "deform", "gaussians", "render", "export")
-
-
-def make_scene(name: str, folder: Path) -> tuple[Path, Path]:
-    """The clip and the truth of a procedural scene, written once."""
-    from dyn4d.synthetic import build_scene, write_scene
-
-    if not (folder / "truth" / "views.json").exists():
-        write_scene(build_scene(name), folder)
-    return folder / "clip", folder / "truth"
-
-
-def dyn4d(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "dyn4d", *words], check=True)
 
 
 def run(clip: str, out: Path, preset: str, extra: list[str]) -> dict[str, object]:
@@ -38,11 +26,11 @@ def run(clip: str, out: Path, preset: str, extra: list[str]) -> dict[str, object
     source = Path(clip)
     if clip in SCENES:
         source, truth = make_scene(clip, out / "scenes" / clip)
-    label = "-".join([Path(clip).name, preset, *(word.strip("-").replace("/", "_") for word in extra)])
-    folder = out / label
+    name = label(Path(clip).name, preset, extra=extra)
+    folder = out / name
     dyn4d("run", str(source), "--out", str(folder), "--preset", preset, "--quiet", *extra)
     metrics = json.loads((folder / "metrics.json").read_text())
-    row: dict[str, object] = {"clip": label, "input": metrics["input"], "cycle": metrics["cycle"]["max_rel"]}
+    row: dict[str, object] = {"clip": name, "input": metrics["input"], "cycle": metrics["cycle"]["max_rel"]}
     row["seconds"] = {stage: metrics["seconds"].get(stage) for stage in STAGES}
     if truth is not None:
         dyn4d("eval", str(folder), "--truth", str(truth), "--quiet")
@@ -73,14 +61,11 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def main() -> None:
-    words = sys.argv[1:]
-    extra = words[words.index("--") + 1 :] if "--" in words else []
-    words = words[: words.index("--")] if "--" in words else words
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+")
     parser.add_argument("--preset", default="quick")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
-    given = parser.parse_args(words)
+    given, extra = parse(parser, sys.argv[1:])
     rows = []
     for clip in given.clips:
         rows.append(run(clip, given.out, given.preset, extra))

@@ -19,14 +19,13 @@ from dyn4d.core.protocols import Progress
 if TYPE_CHECKING:
     from dyn4d.core.types import Correspondences
 
-MatcherName = Literal["mast3r", "r2d2", "flow"]
-SIZES: dict[str, int] = {"mast3r": 512, "r2d2": 1024, "flow": 640}
+MatcherName = Literal["mast3r", "r2d2", "flow", "flow+r2d2"]
+SIZES: dict[str, int] = {"mast3r": 512, "r2d2": 1024, "flow": 640, "flow+r2d2": 640}
 SUFFIXES = (".npz", ".png")
 CELLS = 24  # along the longest side of an object: how finely it is asked what the matches cover
 CELL = 8  # pixels at least
 NEEDS_WEIGHTS = {
     "mast3r": "give the .pth file or the folder of a MASt3R network with --weights",
-    "r2d2": "give the file r2d2_WASF_N16.pt of R2D2 with --weights",
 }
 
 
@@ -36,7 +35,8 @@ class MatchRequest:
 
     Attributes:
         a, b: image files. mask_a, mask_b: image files, "none", or None (the alpha channel, else everything).
-        matcher: None: mast3r where there are weights, else flow. weights: of mast3r and r2d2.
+        matcher: None: mast3r where there are weights, else flow. weights: of mast3r, or of
+            r2d2 in place of those that come with dyn4d.
         out: a folder, or the name of the files without or with suffix; None: in the current folder.
         size: longest side in pixels of what the matcher looks at; None: 512 (mast3r), 1024 (r2d2), 640 (flow).
         device: of mast3r and r2d2. coarse_to_fine: see `dyn4d match --help`.
@@ -168,10 +168,12 @@ def _check_options(request: MatchRequest, name: str) -> None:
     if name in NEEDS_WEIGHTS and not request.weights:
         raise InputError(
             f"dyn4d match: the matcher {name} needs weights; {NEEDS_WEIGHTS[name]} (none are part of dyn4d, mind their "
-            "licence), or use --matcher flow, which needs none"
+            "licence), or use --matcher flow or r2d2, which need none"
         )
     if name == "flow" and request.weights:
         raise InputError("dyn4d match: the matcher flow takes no --weights; leave them out or give --matcher mast3r")
+    if name != "mast3r" and not request.coarse_to_fine:
+        raise InputError(f"dyn4d match: --no-coarse-to-fine is for mast3r; the matcher {name} looks once as it is")
     if request.size is not None and (request.size < 64 or request.size % 16):
         raise InputError(f"dyn4d match: --size {request.size}; wanted a multiple of 16, from 64")
     if request.lines < 0:
@@ -285,15 +287,36 @@ def _mast3r(request: MatchRequest, progress: Progress) -> Ready:
 def _r2d2(request: MatchRequest, progress: Progress) -> Ready:
     from dyn4d.matching.r2d2_extract import R2D2Config
     from dyn4d.matching.r2d2_match import R2D2Matcher
-    from dyn4d.matching.r2d2_weights import LICENCE, load_r2d2
+    from dyn4d.matching.r2d2_weights import load_r2d2
 
     weights, size = request.weights or "", request.size or SIZES["r2d2"]
-    r2d2 = load_r2d2(weights, request.device)
+    r2d2 = load_r2d2(weights or None, request.device)
     config = R2D2Config(unbiased=True, max_size=size, min_size=min(R2D2Config.min_size, int(size / 1.2)))
     matcher = R2D2Matcher(r2d2, config=config)
     options = {"weights": weights, "size": size, "device": str(r2d2.device), "top_k": matcher.top_k,
                "min_similarity": matcher.min_similarity}  # fmt: skip
-    return Ready(lambda a, b: matcher(a.image, b.image, a.mask, b.mask), options, (f"weights: {LICENCE}",))
+    return Ready(lambda a, b: matcher(a.image, b.image, a.mask, b.mask), options, (f"weights: {r2d2.licence}",))
 
 
-_MAKERS: dict[str, Callable[[MatchRequest, Progress], Ready]] = {"mast3r": _mast3r, "r2d2": _r2d2, "flow": _flow}
+def _flow_and_r2d2(request: MatchRequest, progress: Progress) -> Ready:
+    from dyn4d.matching.calibration import weights_note
+    from dyn4d.matching.chain import ChainMatcher, DescriberLink, FlowLink
+    from dyn4d.matching.config import MatchingConfig
+    from dyn4d.matching.describe import R2D2Describer
+    from dyn4d.matching.flow_pair import FlowMatcher
+    from dyn4d.matching.r2d2_weights import load_r2d2, weights_file
+
+    size = request.size or SIZES["flow+r2d2"]
+    flow = FlowMatcher(MatchingConfig(max_size=size, min_size=min(MatchingConfig.min_size, size)))
+    r2d2 = load_r2d2(request.weights or None, request.device)
+    describer = R2D2Describer(r2d2, size=size)
+    matcher = ChainMatcher((FlowLink(flow), DescriberLink(describer)))
+    options = {"weights": request.weights or "", "size": size, "device": str(r2d2.device), "top_k": describer.top_k,
+               "max_matches": flow.config.max_per_pair, "max_error": matcher.max_error, "seed": flow.seed}  # fmt: skip
+    notes = (f"weights: {r2d2.licence}", weights_note("r2d2", weights_file(request.weights)))
+    return Ready(lambda a, b: matcher(a.image, b.image, a.mask, b.mask), options, tuple(filter(None, notes)))
+
+
+_MAKERS: dict[str, Callable[[MatchRequest, Progress], Ready]] = {
+    "mast3r": _mast3r, "r2d2": _r2d2, "flow": _flow, "flow+r2d2": _flow_and_r2d2,
+}  # fmt: skip

@@ -201,7 +201,6 @@ def spoil(folder: Path) -> None:
         (["a.png", "b.png", "--mask-b", "zero.png"], "zero.png is empty (0 bytes)"),
         (["a.png", "b.png", "--matcher", "magic"], "invalid choice 'magic'"),
         (["a.png", "b.png", "--matcher", "mast3r"], "give the .pth file or the folder of a MASt3R network with --weig"),
-        (["a.png", "b.png", "--matcher", "r2d2"], "give the file r2d2_WASF_N16.pt of R2D2 with --weights"),
         (["a.png", "b.png", "--matcher", "flow", "--weights", "w.pth"], "the matcher flow takes no --weights"),
         (["a.png", "b.png", "--weights", "w.pth"], "w.pth is not there"),
         (["a.png", "b.png", "--weights", "text.png"], "for weights of R2D2 give --matcher r2d2"),
@@ -280,6 +279,14 @@ def test_dust3r_matches_by_points(here: Path, capsys: pytest.CaptureFixture[str]
     assert inside(found.xy_a, read_mask("a_mask.png")) and inside(found.xy_b, read_mask("b_mask.png"))
 
 
+def test_r2d2_needs_no_weights(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["match", "a.png", "b.png", *MASKS, "--matcher", "r2d2", "--size", "96"]) == 0
+    out, err = capsys.readouterr()
+    assert "by r2d2" in out and "Apache-2.0" in err and "CC BY" not in err
+    _, about = check_result("matches_a_b")
+    assert about["options"]["weights"] == "" and "Apache-2.0" in about["notes"][0]
+
+
 def test_r2d2(here: Path, reference: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = str(reference / "r2d2" / "r2d2_WASF_N16.pt")
     words = ["match", "a.png", "b.png", *MASKS, "--matcher", "r2d2", "--weights", weights]
@@ -312,6 +319,14 @@ def test_the_documentation_names_the_options_that_there_are(capsys: pytest.Captu
     text = (ROOT / "docs" / "matching.md").read_text(encoding="utf-8")
     cli.main(["match", "--help"])
     shown = capsys.readouterr().out
-    flags = set(re.findall(r"`(--[a-z-]+)", text))
+    own = text.split("\n## ")[1]  # "Two pictures"; further down are options of other commands
+    flags = set(re.findall(r"`(--[a-z-]+)", own))
     assert flags >= {"--mask-a", "--matcher", "--weights", "--out", "--size", "--overwrite"}
     assert all(flag in shown for flag in flags)
+
+
+@pytest.mark.parametrize("matcher", [[], ["--matcher", "flow"], ["--matcher", "flow+r2d2"]])
+def test_coarse_to_fine_is_for_mast3r(here: Path, matcher: list[str], capsys: pytest.CaptureFixture) -> None:
+    before = sorted(here.iterdir())
+    assert cli.main(["match", "a.png", "b.png", *MASKS, *matcher, "--no-coarse-to-fine"]) == 2
+    assert "--no-coarse-to-fine is for mast3r" in capsys.readouterr().err and sorted(here.iterdir()) == before

@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dyn4d.matching.chain import ChainMatcher as ChainMatcher
+    from dyn4d.matching.clip_matching import match_frames as match_frames
     from dyn4d.matching.coarse_to_fine import match_coarse_to_fine as match_coarse_to_fine
     from dyn4d.matching.config import MatchingConfig as MatchingConfig
     from dyn4d.matching.flow import match_clip as match_clip
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from dyn4d.matching.image_size import InputView as InputView
     from dyn4d.matching.image_size import fit_view as fit_view
     from dyn4d.matching.image_size import object_view as object_view
+    from dyn4d.matching.merge import merge_matches as merge_matches
     from dyn4d.matching.nearest import exact_reciprocal_matches as exact_reciprocal_matches
     from dyn4d.matching.pairs import SceneGraph as SceneGraph
     from dyn4d.matching.pairs import pair_graph as pair_graph
@@ -39,6 +42,9 @@ _WHERE = {
     "fit_view": "image_size",
     "object_view": "image_size",
     "match_clip": "flow",
+    "match_frames": "clip_matching",
+    "merge_matches": "merge",
+    "ChainMatcher": "chain",
     "FlowMatcher": "flow_pair",
     "load_r2d2": "r2d2_weights",
     "R2D2Matcher": "r2d2_match",

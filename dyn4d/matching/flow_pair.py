@@ -16,6 +16,7 @@ import torch
 
 from dyn4d.core.types import Clip, Correspondences, Timeline
 from dyn4d.matching.config import MatchingConfig
+from dyn4d.matching.estimators import FlowEstimator
 from dyn4d.matching.flow import FlowEngine, pair_columns
 from dyn4d.matching.image_size import InputView
 from dyn4d.matching.windows import ObjectWindows, mask_box, plan_windows
@@ -39,10 +40,12 @@ class FlowMatcher:
         config: see `MatchingConfig`; tolerances are in pixels of the picture, or of what it was shrunk to. `window`,
             `strides` and `threads` are for clips.
         seed: decides which matches are kept where there are more than `config.max_per_pair`.
+        estimator: who finds the flow; None: what `config.flow` names, on the CPU. Files belong to clips: DIS then.
     """
 
     config: MatchingConfig = field(default_factory=MatchingConfig)
     seed: int = 0
+    estimator: FlowEstimator | None = None
 
     def __call__(
         self, frame_a: np.ndarray, frame_b: np.ndarray, mask_a: np.ndarray, mask_b: np.ndarray
@@ -53,7 +56,7 @@ class FlowMatcher:
             frame_a, frame_b: (H, W, 3) uint8. mask_a, mask_b: (H, W) bool, True = object; each of its picture's size.
 
         Returns:
-            Correspondences sorted by pixel of a, both ends inside the masks, weights in (0, 1]. `xy_a` are pixel
+            Correspondences sorted by pixel of a, both ends inside the masks, weights in (1/e, 1]. `xy_a` are pixel
             centres unless a was shrunk. Empty where a mask is.
         """
         frames, masks = (frame_a, frame_b), (np.asarray(mask_a, dtype=bool), np.asarray(mask_b, dtype=bool))
@@ -76,7 +79,7 @@ class FlowMatcher:
         plan = plan_windows(clip, self.config)
         if not plan.present.all():  # thinner than a pixel of what it was shrunk to
             return Correspondences.empty()
-        engine = FlowEngine(ObjectWindows(clip, plan, keep=2), self.config, keep=2)
+        engine = FlowEngine(ObjectWindows(clip, plan, keep=2), self.config, 2, self.estimator)
         outer = cv2.getNumThreads()
         cv2.setNumThreads(1)  # OpenCV's flow differs a little with the number of threads
         try:

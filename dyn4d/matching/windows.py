@@ -16,6 +16,7 @@ import numpy as np
 
 from dyn4d.core.types import Clip
 from dyn4d.matching.config import MatchingConfig
+from dyn4d.matching.flow_fields import sample
 
 MAX_ENLARGEMENT = 4.0
 MARGIN = 12  # pixels of the clip around the object: room for patches that straddle the outline
@@ -48,6 +49,14 @@ class WindowPlan:
     def origin(self, frame: int) -> np.ndarray:
         """(2,) where the window of `frame` starts, in pixels of the clip."""
         return np.array([self.left[frame], self.top[frame]], dtype=np.float64)
+
+    def to_window(self, frame: int, xy: np.ndarray) -> np.ndarray:
+        """Array positions (N, 2) in the window of `frame` (0 = centre of the first pixel) of pixels `xy` (N, 2)."""
+        return (xy - self.origin(frame)) * self.scale - 0.5
+
+    def from_window(self, frame: int, position: np.ndarray) -> np.ndarray:
+        """Pixels (N, 2) of `frame` of array positions (N, 2) in its window."""
+        return (position + 0.5) / self.scale + self.origin(frame)
 
 
 def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -93,18 +102,48 @@ def cut(image: np.ndarray, plan: WindowPlan, frame: int) -> np.ndarray:
     return out
 
 
-def fill_background(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Grey (H, W) float32 with everything outside the mask replaced by the object's mean: flat, the same in all
-    frames, and without the edges that a background has of its own."""
+def fill_background(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A picture (H, W[, 3]) float32 with everything outside the mask replaced by the object's mean: flat, the same in
+    all frames, and without the edges that a background has of its own."""
     if not mask.any():
-        return np.zeros_like(grey)
-    return np.where(mask, grey, np.float32(grey[mask].mean()))
+        return np.zeros_like(picture)
+    if picture.ndim == 3:
+        return np.where(mask[..., None], picture, picture[mask].mean(0))
+    return np.where(mask, picture, np.float32(picture[mask].mean()))
+
+
+def given_window(
+    plan: WindowPlan, a: int, b: int, flow: np.ndarray, valid: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """The flow between two whole pictures as the flow between their windows: the same motion, exactly.
+
+    Args:
+        plan: of the clip. a, b: frames. flow: (h, w, 2) float32 pixels of its own grid. valid: (h, w) bool.
+        size: width and height of the clip's pictures, which may be another than that of the flow.
+
+    Returns:
+        (flow_height, flow_width, 2) float32 pixels of the windows, NaN where not known: each window's pixel centre is
+        looked up in the flow, and all of the four values around it have to be valid.
+    """
+    rows, columns = flow.shape[:2]
+    per = np.array([size[0] / columns, size[1] / rows])  # pixels of the clip in one of the flow's
+    x, y = (
+        ((np.arange(count) + 0.5) / plan.scale[axis] + plan.origin(a)[axis]) / per[axis] - 0.5
+        for axis, count in enumerate((plan.flow_width, plan.flow_height))
+    )
+    grid = np.meshgrid(x, y)
+    moved = sample(np.where(valid[..., None], flow, np.float32(0)), *grid) * per
+    known = sample(valid.astype(np.float32), *grid) > 0.999
+    out = (moved + plan.origin(a) - plan.origin(b)) * plan.scale
+    return np.where(known[..., None], out, np.nan).astype(np.float32)
 
 
 class Prepared(NamedTuple):
-    """One frame made ready: grey uint8 and its mask (flow_height, flow_width), and the whole picture's mask (H, W)."""
+    """One frame made ready: grey (flow_height, flow_width) and colour (…, 3) uint8 and its mask, and the whole
+    picture's mask (H, W)."""
 
     grey: np.ndarray
+    colour: np.ndarray
     inside: np.ndarray
     mask: np.ndarray
 
@@ -133,9 +172,12 @@ class ObjectWindows:
         image = cut(np.ascontiguousarray(self.clip.images[frame]), plan, frame)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
         part = cut(mask, plan, frame)
-        grey = fill_background(grey, part)
         size = (plan.flow_width, plan.flow_height)
-        larger = plan.flow_width >= plan.width
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_CUBIC if larger else cv2.INTER_AREA)
+        how = cv2.INTER_CUBIC if plan.flow_width >= plan.width else cv2.INTER_AREA
+
+        def ready(picture: np.ndarray) -> np.ndarray:
+            resized = cv2.resize(fill_background(picture, part), size, interpolation=how)
+            return np.clip(np.rint(resized), 0, 255).astype(np.uint8)
+
         inside = cv2.resize(part.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        return Prepared(np.clip(np.rint(grey), 0, 255).astype(np.uint8), inside, mask)
+        return Prepared(ready(grey), ready(image.astype(np.float32)), inside, mask)

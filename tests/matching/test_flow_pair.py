@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from dyn4d.core.types import Correspondences
 from dyn4d.io.images import read_mask, read_rgb
 from dyn4d.matching import FlowMatcher
 from dyn4d.matching.config import MatchingConfig
+from dyn4d.matching.estimators import DisFlow, make_dis
 from dyn4d.matching.flow import sample
 from dyn4d.matching.flow_pair import common_scale
 
@@ -168,3 +171,34 @@ def test_lookups_of_any_length(channels: tuple[int, ...]) -> None:
     parts = [sample(image, x[at : at + 1000], y[at : at + 1000]) for at in range(0, len(x), 1000)]
     assert whole.shape == (70_001, *channels)
     np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+SMALL_PICTURES = """
+import numpy as np
+from dyn4d.matching.config import MatchingConfig
+from dyn4d.matching.estimators import DisFlow
+
+random = np.random.default_rng(0)
+for patch, finest in ((4, 6), (12, 1), (16, 0), (16, 3)):
+    flow = DisFlow(MatchingConfig(patch_size=patch, finest_scale=finest))
+    for shape in ((16, 16), (16, 640), (640, 16), (20, 24), (64, 64)):
+        picture = random.integers(0, 255, shape, np.uint8)
+        assert np.abs(flow(picture, picture)).max() < 0.1, (patch, finest, shape)
+"""
+
+
+def test_patches_larger_than_the_picture() -> None:
+    """In a process of its own: OpenCV alone writes beyond its memory here."""
+    done = subprocess.run([sys.executable, "-c", SMALL_PICTURES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_more_levels_than_the_picture_has_change_nothing_for_the_next() -> None:
+    large, small = texture(3)[..., 0].astype(np.uint8), texture(4)[:20, :20, 0].astype(np.uint8)
+    config = MatchingConfig(finest_scale=2)
+    flow = DisFlow(config)
+    first = flow(large, np.roll(large, 2, 1))
+    flow(small, small)
+    assert np.array_equal(first, flow(large, np.roll(large, 2, 1)))
+    plain = make_dis(config).calc(large, np.roll(large, 2, 1), np.zeros((*large.shape, 2), np.float32))
+    assert np.array_equal(first, plain)
