@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-RenderName = Literal["input", "fixed", "orbit"]
-RENDER_NAMES: tuple[RenderName, ...] = ("input", "fixed", "orbit")
+RenderName = Literal["input", "fixed", "orbit", "tracks"]
+RENDER_NAMES: tuple[RenderName, ...] = ("input", "fixed", "orbit", "tracks")
 
 
 @dataclass(frozen=True)
@@ -14,20 +14,27 @@ class RenderConfig:
     """The pictures and videos of the render stage, one picture for each frame of the clip."""
 
     which: tuple[RenderName, ...] = RENDER_NAMES
-    """input: the clip's own cameras. fixed: the middle camera at all times. orbit: round the object as time plays."""
+    """input: the clip's own cameras. fixed: the middle camera at all times. orbit: round the object as time plays.
+    tracks: the input video with trails of points of the object."""
     orbit_turns: float = 1.0
     """Full turns of the orbit over the clip; negative turns the other way."""
     fps: float = 0.0
     """Frames a second of the videos; 0 takes the clip's own."""
+    trail: int = 12
+    """Of tracks: length of the trails in frames."""
+    tracks_before: bool = False
+    """Of tracks: draw those of the matches alone, before the deformation was fitted, on the left."""
     background: Literal["white", "grey", "black", "clip"] = "white"
     """Colour behind the object; clip: the mean colour outside the clip's masks."""
 
     def __post_init__(self) -> None:
         if not self.which:
-            raise ValueError("render.which must name at least one of input, fixed, orbit")
+            raise ValueError("render.which must name at least one of input, fixed, orbit, tracks")
         for name in self.which:
             if name not in RENDER_NAMES:
-                raise ValueError(f"render.which: {name!r} is not one of input, fixed, orbit")
+                raise ValueError(f"render.which: {name!r} is not one of input, fixed, orbit, tracks")
+        if self.trail < 0:
+            raise ValueError(f"render.trail must not be negative, but is {self.trail}")
         if not 0 <= self.fps <= 240:
             raise ValueError(f"render.fps must be between 0 (the clip's own) and 240, not {self.fps}")
 

@@ -85,6 +85,8 @@ def render_views(
     views: dict[str, Camera] = {}
     extent = find_extent(cloud, field, timeline.times)
     for name in config.which:
+        if name == "tracks":  # drawn over the clip's own pictures, in `trails`
+            continue
         if name == "input":
             views[name] = filled
         elif name == "fixed":
@@ -97,7 +99,7 @@ def render_views(
     return views
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
     """Was this PNG written to its end? Pictures are renamed into place, so all that is left is an empty file."""
     return path.is_file() and path.stat().st_size > 0
 
@@ -131,7 +133,7 @@ def write_renders(
     views = render_views(cloud, field, timeline, cameras=cameras, config=config)
     for name in views:
         (out / name).mkdir(parents=True, exist_ok=True)
-    missing = {i: [n for n in views if not _is_whole(out / n / f"{i:06d}.png")] for i in range(len(timeline))}
+    missing = {i: [n for n in views if not is_whole(out / n / f"{i:06d}.png")] for i in range(len(timeline))}
     todo = [i for i, names in missing.items() if names]
     progress.start("render", len(timeline), len(timeline) - len(todo))
     for index in todo:
@@ -144,11 +146,12 @@ def write_renders(
     fps = config.fps or timeline.fps
     videos = []
     for name in views:
-        write_mp4(out / f"{name}.mp4", _pictures(out / name, len(timeline)), fps)
+        write_mp4(out / f"{name}.mp4", stored_pictures(out / name, len(timeline)), fps)
         videos.append(out / f"{name}.mp4")
     return videos
 
 
-def _pictures(folder: Path, count: int) -> Iterator[np.ndarray]:
+def stored_pictures(folder: Path, count: int) -> Iterator[np.ndarray]:
+    """`folder/000000.png ...`, one after the other."""
     for index in range(count):
         yield read_rgb(folder / f"{index:06d}.png")

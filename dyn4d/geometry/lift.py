@@ -14,7 +14,9 @@ _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @dataclass(frozen=True)
-class _Sampled:
+class Sampled:
+    """Points of the world under M pixels; what is not `found` means nothing."""
+
     xyz: np.ndarray  # (M, 3) float64
     found: np.ndarray  # (M,) bool
     conf: np.ndarray  # (M,) float64
@@ -39,7 +41,7 @@ class _FrameMap:
             return 0.0
         return float(np.median(np.linalg.norm(self.xyz[left[both]] - self.xyz[right[both]], axis=-1)))
 
-    def at(self, xy: np.ndarray, max_jump: float) -> _Sampled:
+    def at(self, xy: np.ndarray, max_jump: float) -> Sampled:
         """Points at pixels `xy` (M, 2): bilinear of the four around where all are there and lie on one surface, else
         the nearest if within half a pixel. `max_jump` is in units of the frame's spacing."""
         low = np.floor(xy - 0.5).astype(np.int64)
@@ -70,19 +72,22 @@ class _FrameMap:
         use_nearest = ~smooth & (close | exact)
         xyz[use_nearest] = points[rows, best][use_nearest]
         conf[use_nearest] = self.conf[corner[rows, best]][use_nearest]
-        return _Sampled(xyz, smooth | use_nearest, conf)
+        return Sampled(xyz, smooth | use_nearest, conf)
 
 
-def _sample_all(
+def sample_points(
     frame: np.ndarray, xy: np.ndarray, points: FramePoints, size: tuple[int, int], count: int, max_jump: float
-) -> _Sampled:
-    """`_FrameMap.at` for rows of any frame, one frame's map in memory at a time."""
+) -> Sampled:
+    """The points under pixels `xy` (M, 2) of frames `frame` (M,), of `count` frames of `size` (height, width).
+
+    One frame's map is in memory at a time. `max_jump`: see `lift`.
+    """
     xyz, xy_points, conf = (getattr(points, n).double().numpy() for n in ("xyz", "xy", "conf"))
     order = np.argsort(points.frame.numpy(), kind="stable")
     bounds = np.searchsorted(points.frame.numpy()[order], np.arange(count + 1))
     rows_order = np.argsort(frame, kind="stable")
     rows_bounds = np.searchsorted(frame[rows_order], np.arange(count + 1))
-    out = _Sampled(np.zeros((len(frame), 3)), np.zeros(len(frame), bool), np.zeros(len(frame)))
+    out = Sampled(np.zeros((len(frame), 3)), np.zeros(len(frame), bool), np.zeros(len(frame)))
     for f in range(count):
         mine, rows = order[bounds[f] : bounds[f + 1]], rows_order[rows_bounds[f] : rows_bounds[f + 1]]
         if len(mine) == 0 or len(rows) == 0:
@@ -131,8 +136,8 @@ def lift(
     """
     frame_a, frame_b = corr.frame_a.numpy(), corr.frame_b.numpy()
     size = (height, width)
-    a = _sample_all(frame_a, corr.xy_a.double().numpy(), points, size, count, max_jump)
-    b = _sample_all(frame_b, corr.xy_b.double().numpy(), points, size, count, max_jump)
+    a = sample_points(frame_a, corr.xy_a.double().numpy(), points, size, count, max_jump)
+    b = sample_points(frame_b, corr.xy_b.double().numpy(), points, size, count, max_jump)
     keep = a.found & b.found
     if outlier_factor > 0:
         keep = _drop_outliers(frame_a, frame_b, a.xyz, b.xyz, keep, neighbours, outlier_factor)

@@ -71,6 +71,10 @@ def test_one_frame(tmp_path):
     assert (tmp_path / "orbit/000000.png").is_file() and (tmp_path / "orbit.mp4").is_file()
 
 
+def test_tracks_are_left_to_the_trails(tmp_path):
+    assert write(tmp_path, which=("tracks",)) == []
+
+
 def test_background_colour():
     assert renders.background_colour(RenderConfig(background="clip"), [0.1, 0.2, 0.3]) == (0.1, 0.2, 0.3)
     assert renders.background_colour(RenderConfig(background="black"), [0.1, 0.2, 0.3]) == (0, 0, 0)
@@ -96,6 +100,7 @@ def test_sequence_lists_the_same_gaussians_in_world_units(tmp_path):
         (lambda: RenderConfig(which=()), "render.which"),
         (lambda: RenderConfig(which=("top",)), "render.which"),  # type: ignore[arg-type]
         (lambda: RenderConfig(fps=-1), "render.fps"),
+        (lambda: RenderConfig(trail=-1), "render.trail"),
         (lambda: ExportConfig(report_frames=0), "export.report_frames"),
         (lambda: ExportConfig(tracks=-1), "export.tracks"),
     ],
