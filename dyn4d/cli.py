@@ -24,6 +24,7 @@ from dyn4d import __version__
 from dyn4d.config import Options, load_config, load_preset, with_clip
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
 from dyn4d.runs import RunFolder, describe_error
+from dyn4d.training.config import MatcherTraining
 
 T = TypeVar("T")
 Preset = Literal["quick", "default", "quality"]
@@ -100,7 +101,8 @@ class EvalArgs(Common):
     run: Annotated[Positional[str], arg(metavar="RUN")] = ""
     """The run folder."""
     truth: str = ""
-    """Folder with views.json, cameras.json and tracks.npz."""
+    """Folder with views.json, cameras.json and tracks.npz. Without it only the frames that the run left out
+    (--hold-out) are compared."""
 
 
 @dataclass(frozen=True)
@@ -137,15 +139,17 @@ class MatchArgs(Common):
     """Mask of A, white on the object, or none. Default: the alpha channel of A if there is one, else all of A."""
     mask_b: str | None = None
     """The same for B."""
-    matcher: Literal["mast3r", "r2d2", "flow"] | None = None
-    """mast3r and r2d2 need --weights. flow needs none, and is for frames of one video. Default: mast3r with --weights,
+    matcher: Literal["mast3r", "r2d2", "flow", "flow+r2d2"] | None = None
+    """mast3r needs --weights. flow and r2d2 need none; flow is for frames of one video. Default: mast3r with --weights,
     else flow."""
     weights: str | None = None
-    """Weights of mast3r (a .pth file or a folder) or of r2d2 (a .pt file)."""
+    """Weights of mast3r (a .pth file or a folder), or of r2d2 (a .pt or .safetensors file) in place of those that come
+    with dyn4d."""
     out: str | None = None
     """A folder, or a name for both files, which end in .npz and .png. Default: matches_A_B in this folder."""
     size: int | None = None
-    """Longest side in pixels of what the matcher looks at. Default: 512 for mast3r, 1024 for r2d2, 640 for flow."""
+    """Longest side in pixels of what the matcher looks at. Default: 512 for mast3r, 1024 for r2d2, 640 for flow and
+    flow+r2d2."""
     coarse_to_fine: bool = True
     """mast3r: look at pictures larger than --size as a whole, then at full resolution, window by window."""
     device: str = "auto"
@@ -176,6 +180,27 @@ class WeightsArgs(Common):
     """A .pth or .safetensors file, or a folder of model.safetensors and config.json."""
     out: str | None = None
     """With convert: the folder to write, or a name that ends in .pth. Default: a folder beside FILE, of its name."""
+
+
+@dataclass(frozen=True)
+class TrainMatcherArgs(Common):
+    """Train a small R2D2 network on pictures that dyn4d makes itself, as the one was that comes with dyn4d. Stopped
+    with Ctrl-C, the same command goes on."""
+
+    out: str = ""
+    """The weights to write, ending in .safetensors. Beside them come the log (.jsonl) and, until done, the state
+    (.state)."""
+    resume: str | None = None
+    """A state elsewhere to go on from; the settings are then those of its training."""
+    init: str | None = None
+    """Weights of an earlier training to start from, instead of random ones."""
+    pairs: int | None = None
+    """Pairs of pictures in the whole training. Default: training.pairs."""
+    threads: int = 1
+    """Of torch. Another number gives other weights in their last bits."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace weights that are there."""
+    training: MatcherTraining = dataclass_field(default_factory=MatcherTraining)
 
 
 # -------------------------------------------------------------------------------------------- parsing
@@ -344,7 +369,7 @@ def _print_table(run: RunFolder) -> None:
 
 
 def eval_command(name: str, words: Sequence[str]) -> None:
-    args = parse(EvalArgs, name, words, EvalArgs(), needs=("run", "truth"))
+    args = parse(EvalArgs, name, words, EvalArgs(), needs=("run",))
     from dyn4d.pipeline import run_eval
 
     run = RunFolder(args.run)
@@ -396,6 +421,14 @@ def weights_command(name: str, words: Sequence[str]) -> None:
     print(weights_text(args.action, args.file, args.out))
 
 
+def train_matcher_command(name: str, words: Sequence[str]) -> None:
+    args = parse(TrainMatcherArgs, name, words, TrainMatcherArgs(), needs=("out",))
+    from dyn4d.train_cli import TrainRequest, train_matcher_files
+
+    request = TrainRequest(**{f.name: getattr(args, f.name) for f in fields(TrainRequest)})
+    _say(train_matcher_files(request, _progress(args)), args)
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "demo": (demo_command, "[--out DIR]", "a procedural clip through the whole pipeline, no download"),
     "run": (run_command, "CLIP [--out DIR]", "a clip through the whole pipeline; called again, it goes on"),
@@ -405,12 +438,13 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "gaussians": (stage_command, "RUN", "  3D Gaussians, trained with the field"),
     "render": (stage_command, "RUN", "  pictures and videos"),
     "export": (stage_command, "RUN", "  per-frame PLYs, figures, report.html"),
-    "eval": (eval_command, "RUN --truth FOLDER", "compare with ground truth"),
+    "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "info FILE", "what is in a PLY of Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
+    "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),
 }
 
 

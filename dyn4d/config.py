@@ -31,6 +31,8 @@ class Options:
 
     frames: str | None = None
     """Use only these frames of the clip: start:stop:step, as in Python. The others are exported all the same."""
+    hold_out: int = 0
+    """Keep every n-th of these frames out of the fit: dyn4d eval then tells how well they are drawn. 0: none."""
     max_size: int | None = None
     """Make the pictures smaller, until their longest side has at most this many pixels."""
     mask: str = "auto"
@@ -56,6 +58,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.max_size is not None and self.max_size < 16:
             raise ValueError(f"max_size: wanted at least 16 pixels, found {self.max_size}")
+        if self.hold_out < 0 or self.hold_out == 1:
+            raise ValueError(f"hold_out: wanted 0 for none, or 2 or more for every n-th frame, found {self.hold_out}")
         if self.seed < 0:
             raise ValueError(f"seed: wanted 0 or more, found {self.seed}")
 
@@ -71,6 +75,7 @@ class Config(Options):
 NAMED_INPUTS = (
     ("geometry", "pointmaps"),
     ("geometry", "weights"),
+    ("matching", "calibration"),
     ("matching", "flow_files"),
     ("matching", "flow_weights"),
     ("matching", "weights"),

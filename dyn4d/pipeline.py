@@ -74,7 +74,8 @@ def files_fingerprint(path: Path, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def _prepare_settings(config: Config) -> dict[str, Any]:
-    out = {"clip": clip_fingerprint(config.clip), "frames": config.frames, "max_size": config.max_size}
+    names = ("frames", "hold_out", "max_size")
+    out = {"clip": clip_fingerprint(config.clip), **{name: getattr(config, name) for name in names}}
     named = Path(config.mask)
     masks = clip_fingerprint(named) if config.mask not in ("auto", "none", "alpha") and named.exists() else config.mask
     return {**out, "mask": masks}
@@ -230,6 +231,7 @@ def _check_early(names: tuple[str, ...], config: Config, run: RunFolder, *, over
             from dyn4d.geometry.sources import choose_source
 
             choose_source(clip, config.geometry)
+            stagework.check_matching(config, clip)
 
 
 def _write_config(config: Config, run: RunFolder) -> None:
@@ -315,15 +317,19 @@ def run_export(run: RunFolder | Path | str, **options: Any) -> RunFolder:
     return run_stage("export", run, **options)
 
 
-def run_eval(run: RunFolder | Path | str, truth: Path | str, *, progress: Any = None) -> dict[str, Any]:
-    """Compare a finished run with ground truth; writes `eval.json` and brings `metrics.json` and the report up to date.
+def run_eval(run: RunFolder | Path | str, truth: Path | str = "", *, progress: Any = None) -> dict[str, Any]:
+    """Compare a finished run with ground truth, and with the frames that it left out; writes `eval.json` and brings
+    `metrics.json` and the report up to date.
+
+    Args:
+        truth: a folder, or "" where there is none: then there must be frames that were left out.
 
     Raises:
         InputError: no run or no ground truth there. RunError: a stage is missing or out of date.
     """
     folder = _folder(run)
     folder.require()
-    if not Path(truth).is_dir():
+    if truth and not Path(truth).is_dir():
         raise InputError(f"--truth {truth}: there is no such folder; it holds views.json, cameras.json and tracks.npz")
     config = load_config(folder.config)
     require_done(make_plan(STAGES, config, folder), ("geometry", "deform", "gaussians"), folder)
@@ -332,7 +338,10 @@ def run_eval(run: RunFolder | Path | str, truth: Path | str, *, progress: Any = 
     set_threads()
     with locked(folder):
         device = stagework.device_of(config)
-        content = evaluate_run(folder.root, Path(truth), device=device, progress=progress)
+        whole, used = stagework.open_whole_clip(config), stagework.open_clip(config).frames
+        content = evaluate_run(
+            folder.root, Path(truth) if truth else None, clip=whole, used=used, device=device, progress=progress
+        )
         if folder.metrics.is_file() and (folder.export.is_dir() or not config.export.report):
             stagework.summarise(folder, config, RunState(folder))
     return content

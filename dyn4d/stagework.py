@@ -7,6 +7,7 @@ are used, so that reading a run's state needs none of them.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from dyn4d.runs import RunFolder, RunState
 if TYPE_CHECKING:
     import torch
 
-    from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult, LiftedPairs
+    from dyn4d.core.types import Camera, Clip, Correspondences, FramePoints, GeometryResult, LiftedPairs
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,14 @@ def open_clip(config: Config) -> Clip:
     """The clip that the options name, with the frames and size they ask for."""
     from dyn4d.io.clips import load_clip
 
-    return load_clip(config.clip, mask=config.mask, frames=config.frames, max_size=config.max_size)
+    return load_clip(
+        config.clip, mask=config.mask, frames=config.frames, hold_out=config.hold_out, max_size=config.max_size
+    )  # fmt: skip
+
+
+def open_whole_clip(config: Config) -> Clip:
+    """The clip that the options name, with all its frames."""
+    return open_clip(replace(config, frames=None, hold_out=0))
 
 
 def device_of(config: Config) -> torch.device:
@@ -80,10 +88,11 @@ def prepare(ctx: StageContext) -> None:
 
 def geometry(ctx: StageContext) -> None:
     """Cameras, points of every frame, and matches between frames."""
+    from dyn4d.geometry.consistency import check_views
+    from dyn4d.geometry.dense_output import write_dense
     from dyn4d.geometry.sources import solve_geometry
     from dyn4d.io import artifacts
     from dyn4d.io.cameras_json import write_cameras
-    from dyn4d.matching.flow import match_clip
 
     config: Config = ctx.config
     clip = open_clip(config)
@@ -91,18 +100,83 @@ def geometry(ctx: StageContext) -> None:
         clip, config.geometry, config.seed, matching=config.matching, device=device_of(config), progress=ctx.progress,
         cache=ctx.scratch / "geometry",
     )  # fmt: skip
+    found, rigidity = check_views(clip, found, config.geometry, ctx.progress)
     ctx.state.update(licences=list(found.licences))
     cameras = all_cameras(clip, found)
     extra = {"poses": "solved" if found.poses_solved else "given", "source": found.source}
     write_cameras(ctx.out / "cameras.json", cameras, clip.timeline, extra=extra)
     artifacts.save(ctx.out / "frame_points.npz", found.points, source=found.source)
-    matches = match_clip(clip, config.matching, config.seed, progress=ctx.progress, cache=ctx.scratch / "matches")
+    matches = find_matches(ctx, clip)
     ctx.progress.note(f"geometry: {len(found.points)} points, {len(matches)} matches between frames")
     if len(matches) == 0 and len(clip) > 1:
         log.warning("no matches between frames: nothing tells how the object moves")
     artifacts.save(ctx.out / "correspondences.npz", matches)
+    write_motion(ctx, found, matches)
+    write_tracks(ctx, clip, found.points, matches)
     write_points(ctx.out / "points", clip, found.points)
     write_colmap(ctx.out / "sparse", clip, cameras, found.points)
+    write_dense(ctx.out, clip, found, rigidity, config.geometry, ctx.progress)
+
+
+def find_matches(ctx: StageContext, clip: Clip) -> Correspondences:
+    """Matches between the frames by `matching.matcher`; a pair network takes the weights of the geometry, and its
+    options `geometry.pairs`. The terms of the weights that are used are added to the run's `licences`."""
+    from dyn4d.matching.clip_matching import make_describer, match_frames
+    from dyn4d.matching.estimators import make_estimator
+
+    config: Config = ctx.config
+    device, network, describer, estimator = device_of(config), None, None, None
+    licences: list[str] = list(ctx.state.data.get("licences", []))
+    if "flow" in config.matching.matcher:
+        estimator = make_estimator(config.matching, device)
+        licences += [f"matching: {estimator.licence}"] if estimator.licence else []
+    if "r2d2" in config.matching.matcher:
+        describer = make_describer(config.matching, device)
+        licences.append(f"matching: {describer.r2d2.licence}")
+    if "mast3r" in config.matching.matcher:
+        from dyn4d.geometry.pair_matcher import PairNetworkMatcher
+        from dyn4d.geometry.weights import load_pair_network
+
+        network = PairNetworkMatcher(load_pair_network(pair_weights(config), device), config.geometry.pairs)
+        licences += network.notes
+    ctx.state.update(licences=list(dict.fromkeys(licences)))  # those of the geometry may be the same
+    return match_frames(
+        clip, config.matching, config.seed, device=device, describer=describer, matcher=network, estimator=estimator,
+        progress=ctx.progress, cache=ctx.scratch / "matches",
+    )  # fmt: skip
+
+
+def pair_weights(config: Config) -> str:
+    """Where the weights of the matching's pair network are. Raises `InputError` where the options name none."""
+    from dyn4d.core.errors import InputError
+
+    if not config.geometry.weights:
+        raise InputError(
+            f"matching.matcher {config.matching.matcher}: no weights of a pair network: give --geometry.weights FILE, "
+            "or --matching.matcher flow"
+        )
+    return config.geometry.weights
+
+
+def check_matching(config: Config, clip: Clip) -> None:
+    """Look whether what the matching needs is there, before the geometry is solved. Raises `InputError`."""
+    from dyn4d.matching.requirements import require_matching
+
+    if "mast3r" in config.matching.matcher:
+        from dyn4d.geometry.weights import require_weights
+
+        require_weights(pair_weights(config))
+    require_matching(clip, config.matching)
+
+
+def write_motion(ctx: StageContext, found: GeometryResult, matches: Correspondences) -> None:
+    """How far each point moves against the cameras, as a table beside that of the points."""
+    from dyn4d.geometry.motion import score_motion
+    from dyn4d.io import artifacts
+
+    motion = score_motion(found.points, found.cameras, matches, progress=ctx.progress)
+    artifacts.save(ctx.out / "motion.npz", motion)
+    ctx.progress.note(motion.note())
 
 
 def all_cameras(clip: Clip, found: GeometryResult) -> Camera:
@@ -130,6 +204,20 @@ def write_points(folder: Path, clip: Clip, points: FramePoints) -> None:
     for row, frame in enumerate(clip.frames.tolist()):
         mine = points.select(points.frame == row)
         write_points_ply(folder / f"{frame:06d}.ply", mine.xyz, mine.rgb, normal=mine.normal, conf=mine.conf)
+
+
+def write_tracks(ctx: StageContext, clip: Clip, points: FramePoints, matches: Correspondences) -> None:
+    """Long tracks by the matches alone, over all frames of the clip."""
+    from dyn4d.geometry.point_tracks import track_points
+    from dyn4d.io import artifacts
+
+    config: Config = ctx.config
+    if config.geometry.tracks:
+        tracks = track_points(
+            matches, points, clip.height, clip.width, len(clip), count=config.geometry.tracks, seed=config.seed,
+            progress=ctx.progress,
+        )  # fmt: skip
+        artifacts.save(ctx.out / "tracks.npz", tracks.spread(clip.frames, len(clip.timeline)))
 
 
 def write_colmap(folder: Path, clip: Clip, cameras: Camera, points: FramePoints) -> None:
@@ -183,7 +271,7 @@ def deform(ctx: StageContext) -> None:
     fitted.field.save(ctx.out / "field.safetensors")
     tracks = make_tracks(
         fitted.field.cpu(), points, cameras, frames=clip.frames, frame_times=clip.times,
-        all_times=clip.timeline.times, count=config.deformation.tracks, seed=config.seed,
+        all_times=clip.timeline.times, count=config.deformation.tracks, seed=config.seed, masks=clip.masks, pairs=pairs,
     )  # fmt: skip
     artifacts.save(ctx.out / "tracks.npz", tracks)
     write_json(ctx.out / "metrics.json", fitted.metrics)
@@ -191,7 +279,7 @@ def deform(ctx: StageContext) -> None:
 
 def gaussians(ctx: StageContext) -> None:
     """Make Gaussians from all frames' points and train them together with the field."""
-    from dyn4d.deformation.field import TrajectoryField
+    from dyn4d.deformation.files import load_field
     from dyn4d.deformation.fit import build_objective, measure
     from dyn4d.gaussians.cotrain import cotrain
     from dyn4d.io.ply import write_ply
@@ -199,7 +287,7 @@ def gaussians(ctx: StageContext) -> None:
     config: Config = ctx.config
     clip, device = open_clip(config), device_of(config)
     points, cameras, pairs = load_geometry(ctx.run, clip)
-    field = TrajectoryField.load(ctx.run.deformation / "field.safetensors")
+    field = load_field(ctx.run.deformation / "field.safetensors")
     objective = build_objective(
         pairs, points, cameras, clip.masks, clip.times, config.deformation, device=device
     )  # fmt: skip
@@ -213,9 +301,9 @@ def gaussians(ctx: StageContext) -> None:
         device=device, seed=config.seed, progress=ctx.progress, checkpoint=ctx.out / "checkpoint.safetensors",
     )  # fmt: skip
     write_ply(ctx.out / "canonical.ply", trained.cloud)
-    assert isinstance(trained.field, TrajectoryField)
-    trained.field.cpu().save(ctx.out / "field.safetensors")
-    after = measure(trained.field, points, clip.times, pairs)
+    field = field.cpu()  # trained in place
+    field.save(ctx.out / "field.safetensors")
+    after = measure(field, points, clip.times, pairs)
     write_json(ctx.out / "metrics.json", {**trained.metrics, "cycle": after["cycle"], "transport": after["transport"]})
 
 
@@ -228,10 +316,14 @@ def forget_evaluation(run: RunFolder, config: Any, state: RunState) -> None:
 
 
 def render(ctx: StageContext) -> None:
-    """Pictures and videos from the input's cameras, a fixed one and an orbit."""
+    """Pictures and videos from the input's cameras, a fixed one and an orbit, and tracks over the input's pictures."""
     from dyn4d.export.run import render_run
 
-    render_run(ctx.run.root, ctx.out, ctx.config.render, device=device_of(ctx.config), progress=ctx.progress)
+    config: Config = ctx.config
+    clip = open_whole_clip(config) if "tracks" in config.render.which else None
+    render_run(
+        ctx.run.root, ctx.out, config.render, clip=clip, device=device_of(config), progress=ctx.progress
+    )  # fmt: skip
 
 
 def export(ctx: StageContext) -> None:

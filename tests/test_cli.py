@@ -12,7 +12,7 @@ from dyn4d import cli
 from dyn4d.core.errors import RunError
 
 COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "check",
-            "match", "ply", "weights"]  # fmt: skip
+            "match", "ply", "weights", "train-matcher"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 
@@ -91,7 +91,9 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["geometry"], "RUN is missing"),
         (["geometry", "not/there"], "is not a run"),
         (["status", "not/there"], "is not a run"),
-        (["eval", "not/there"], "--truth is missing"),
+        (["eval"], "RUN is missing"),
+        (["eval", "not/there"], "is not a run"),
+        (["run", "clip", "--hold-out", "1"], "hold_out: wanted 0 for none, or 2 or more"),
         (["eval", "not/there", "--truth", "x"], "is not a run"),
         (["check", "not/there"], "not/there is not there"),
         (["ply", "fold", "a.ply"], "invalid choice 'fold'"),

@@ -202,6 +202,23 @@ def test_stages_one_at_a_time_on_some_frames(small_clip: Path, tmp_path: Path) -
     assert json.loads((out / "metrics.json").read_text())["track"]["epe_rel"] is None
 
 
+def test_frames_held_out_are_evaluated_without_truth(small_clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_all(with_clip(dataclasses.replace(options(TINY), hold_out=3), small_clip), out)
+    assert json.loads((out / "prepare" / "clip.json").read_text())["selected"] == [0, 2, 3]
+    content = run_eval(out)
+    assert content["left_out"]["n"] == 1 and content["left_out"]["mpsnr"] > 5 and content["left_out"]["depth_rel"] < 1
+    assert content["groups"] == {} and content["aligned_by"] is None
+    assert json.loads((out / "eval.json").read_text()) == content
+    assert "frames left out" in (out / "report.html").read_text(encoding="utf-8")
+
+    whole = tmp_path / "whole"
+    run_all(with_clip(options(TINY), small_clip), whole)
+    with pytest.raises(InputError, match=r"nothing to compare with.*--hold-out 8"):
+        run_eval(whole)
+    assert not (whole / "eval.json").exists()
+
+
 def test_a_still_reconstruction(small_clip: Path, tmp_path: Path) -> None:
     config = with_clip(options({**TINY, "deformation": {"kind": "none", "tracks": 20}}), small_clip)
     run_all(config, tmp_path / "run")

@@ -6,6 +6,7 @@ section 3.2: a network on encoded position and time that moves, turns and stretc
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class OffsetField(nn.Module):
             widths = [size, *[shape.width] * shape.depth]
             self.layers = nn.ModuleList(
                 nn.Linear(before + (size if i == shape.skip else 0), after)
-                for i, (before, after) in enumerate(zip(widths, widths[1:]))
+                for i, (before, after) in enumerate(itertools.pairwise(widths))
             )
             self.head = nn.Linear(shape.width, 12)
         nn.init.zeros_(self.head.weight)

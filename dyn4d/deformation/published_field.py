@@ -9,6 +9,7 @@ are those of Wang et al., "Tracking Everything Everywhere All at Once", ICCV 202
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def random_order(layers: int, seed: int) -> tuple[int, ...]:
 
 def _network(*widths: int) -> nn.Sequential:
     parts: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:]):
+    for before, after in itertools.pairwise(widths):
         parts += [nn.Linear(before, after), nn.LeakyReLU(SLOPE)]
     return nn.Sequential(*parts[:-1])
 

@@ -26,6 +26,11 @@ from dyn4d.io.truth import Truth, TruthView
 
 NEAR_NAMES = ("high", "low")
 NEAR_PREFIX = "near_"
+UNKNOWN: dict[str, Any] = {
+    "groups": {}, "near": {"mpsnr": None}, "far": {"mpsnr": None}, "track": {"epe_mean": None, "epe_rel": None},
+    "camera": {"centre_rel": None, "rotation_deg": None}, "aligned_by": None,
+}  # fmt: skip
+"""What `evaluate` returns, where there is no ground truth."""
 
 
 @dataclass(frozen=True)
@@ -185,12 +190,18 @@ def _cell(value: float | None, form: str) -> str:
 def format_table(result: dict[str, Any]) -> str:
     """`eval.json` as a plain-text table."""
     lines = [f"{'view':<16}{'n':>5}{'mPSNR':>9}{'PSNR':>9}{'mSSIM':>9}{'IoU':>9}"]
-    for name, row in sorted(result["groups"].items(), key=lambda item: (not is_near(item[0]), item[0])):
+    rows = sorted(result["groups"].items(), key=lambda item: (not is_near(item[0]), item[0]))
+    left_out = result.get("left_out")
+    for name, row in [*rows, *([("frames left out", left_out)] if left_out else [])]:
         lines.append(
             f"{name:<16}{row['n']:>5}{_cell(row['mpsnr'], '.2f'):>9}{_cell(row['psnr'], '.2f'):>9}"
             f"{_cell(row['mssim'], '.4f'):>9}{_cell(row['iou'], '.4f'):>9}"
         )
     lines.append("")
+    if left_out and left_out["depth_rel"] is not None:
+        lines.append(f"frames left out  depth error {100 * left_out['depth_rel']:.2f} % of the object")
+    if result["aligned_by"] is None:
+        return "\n".join(lines).rstrip()
     lines.append(f"near views       mPSNR {_cell(result['near']['mpsnr'], '.2f')} dB inside the true mask")
     lines.append(f"far views        mPSNR {_cell(result['far']['mpsnr'], '.2f')} dB")
     track, camera = result["track"], result["camera"]

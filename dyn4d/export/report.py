@@ -128,7 +128,7 @@ def _tiles(content: ReportContent) -> str:
         (number(shown.get("mssim"), ".3f"), "", "SSIM inside the mask, input views"),
         (number(shown.get("iou"), ".3f"), "", "silhouette overlap (IoU)"),
     ]
-    if evaluation:
+    if evaluation.get("aligned_by") is not None:
         rows.append(
             (number(evaluation.get("near", {}).get("mpsnr")), "dB", "PSNR inside the mask, held-out near views")
         )
@@ -238,8 +238,14 @@ def _metrics(content: ReportContent) -> str:
     rows = [_view_row("input", metrics.get("input", {}), count)]
     for name, row in (evaluation or {}).get("groups", {}).items():
         rows.append(_view_row(f"held out: {name}", row, str(row.get("n", "–"))))
+    left_out = (evaluation or {}).get("left_out")
+    if left_out:
+        rows.append(_view_row("frames left out", left_out, str(left_out.get("n", "–"))))
     lines = [("largest cycle error, of the object's size", number(metrics.get("cycle", {}).get("max_rel"), ".2e"))]
-    if evaluation:
+    if left_out and left_out.get("depth_rel") is not None:
+        lines.append(("depth error in frames left out", number(left_out["depth_rel"], ".2f", 100) + " % of the size"))
+    true = evaluation is not None and evaluation.get("aligned_by") is not None
+    if evaluation is not None and true:
         camera = evaluation.get("camera", {})
         lines += [
             ("held-out views near the input, PSNR in mask", number(evaluation.get("near", {}).get("mpsnr")) + " dB"),
@@ -256,11 +262,7 @@ def _metrics(content: ReportContent) -> str:
     inside = _table(head, rows) + f"<dl style='margin-top:14px'>{more}</dl>"
     note = (
         "<p class=note>“In mask” counts the pixels of the given mask only, never of what was drawn."
-        + (
-            ""
-            if evaluation
-            else " Held-out views and tracks need ground truth: <code>dyn4d eval RUN --truth FOLDER</code>."
-        )
+        + ("" if true else " Held-out views and tracks need ground truth: <code>dyn4d eval RUN --truth FOLDER</code>.")
         + "</p>"
     )
     return f"<h2>Figures</h2>{note}<div class=card>{inside}</div>"

@@ -21,8 +21,9 @@ from dyn4d.deformation.files import load_field
 from dyn4d.deformation.tracks import Tracks
 from dyn4d.export import metrics as run_metrics
 from dyn4d.export.config import ExportConfig, RenderConfig
-from dyn4d.export.evaluate import Reconstruction, evaluate, object_size
+from dyn4d.export.evaluate import UNKNOWN, Reconstruction, evaluate, object_size
 from dyn4d.export.geometry_pictures import geometry_pictures
+from dyn4d.export.left_out import evaluate_left_out
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
 from dyn4d.export.report import FramePictures, ReportContent, find_warnings, write_report
@@ -303,16 +304,32 @@ def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
 
 
 def evaluate_run(
-    run: Path, truth_folder: Path, *, device: torch.device | str = "cpu", progress: Progress | None = None
-) -> dict[str, Any]:
-    """Compare a finished run with ground truth, write `RUN/eval.json` and the track error into `RUN/metrics.json`.
+    run: Path, truth_folder: Path | None, *, clip: Clip | None = None, used: np.ndarray | None = None,
+    device: torch.device | str = "cpu", progress: Progress | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Compare a finished run with ground truth and with the frames that it left out, write `RUN/eval.json` and the
+    track error into `RUN/metrics.json`.
+
+    Args:
+        truth_folder: None where there is no ground truth. clip: all frames of the run's clip, used: (T,) those that the
+            run was fitted on; without them nothing is said of frames left out.
 
     Returns:
         the content of `eval.json`; `evaluate.format_table` makes a table of it.
     """
     run = Path(run)
     result = load_result(run, device)
-    content = evaluate(result, load_truth(Path(truth_folder)), progress=progress)
+    size = _optional_json(run / "deformation/metrics.json").get("object_size")
+    left_out = None
+    if clip is not None and used is not None:
+        left_out = evaluate_left_out(result, clip, used, size=size, progress=progress)
+    if truth_folder is None and left_out is None:
+        raise InputError(
+            f"{run}: there is nothing to compare with: the run left out no frame that has a mask and a camera; give "
+            "--truth FOLDER, or make a run with --hold-out 8"
+        )
+    known = UNKNOWN if truth_folder is None else evaluate(result, load_truth(truth_folder), progress=progress)
+    content = {**known, "left_out": left_out}
     write_json(run / "eval.json", content)
     figures = _optional_json(run / "metrics.json")
     if figures:

@@ -23,8 +23,9 @@ _MASK_CACHE_BYTES = 32 * 2**20
 
 
 def load_clip(
-    path: str | Path, *, mask: str | None = "auto", frames: str | None = None, max_size: int | None = None
-) -> Clip:
+    path: str | Path, *, mask: str | None = "auto", frames: str | None = None, hold_out: int = 0,
+    max_size: int | None = None,
+) -> Clip:  # fmt: skip
     """Open a clip.
 
     Args:
@@ -33,6 +34,7 @@ def load_clip(
         mask: "auto" (`cameras.json`, `mask/`, a mask video, then the alpha channel), "none" or None (the whole frame
             is the object), "alpha", or the path of a folder or video of masks.
         frames: "start:stop:step" with Python's meaning on the whole clip; times stay those of the whole clip.
+        hold_out: every n-th of these frames is left out (`kept_frames`); 0: none.
         max_size: longest side in pixels; larger frames are made smaller, K, masks and depth with them.
 
     Raises:
@@ -42,7 +44,7 @@ def load_clip(
     camera_file = _camera_file(path)
     found = find_frames(path, camera_file)
     timeline = _timeline(found, camera_file)
-    rows = select_frames(frames, len(found))
+    rows = kept_frames(select_frames(frames, len(found)), hold_out)
     masks, depth = find_masks(found, mask or "none"), find_depth(found)
     size = _check_sizes(found, masks, depth, rows)
     target = _target_size(size, max_size)
@@ -91,6 +93,15 @@ def select_frames(text: str | None, count: int) -> np.ndarray:
     if len(rows) == 0:
         raise InputError(f"--frames {text} picks no frame; the clip has {count}, numbered 0 to {count - 1}")
     return rows
+
+
+def kept_frames(rows: np.ndarray, hold_out: int) -> np.ndarray:
+    """The rows (T,) without every n-th of them, from the middle of the first n on; all where `hold_out` is 0."""
+    if hold_out == 0:
+        return rows
+    if hold_out < 2:
+        raise InputError(f"hold_out {hold_out}: wanted 0 for none, or 2 or more for every n-th frame")
+    return np.delete(rows, np.arange(hold_out // 2, len(rows), hold_out))
 
 
 def _timeline(frames: Frames, camera_file: CameraFile | None) -> Timeline:

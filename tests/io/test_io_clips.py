@@ -13,7 +13,7 @@ from io_clips import HEIGHT, WIDTH, K, cameras, disc, frame, make_clip, pose, sa
 
 from dyn4d.core.cameras import pixel_grid, project, unproject
 from dyn4d.core.errors import InputError
-from dyn4d.io.clips import load_clip, select_frames
+from dyn4d.io.clips import kept_frames, load_clip, select_frames
 from dyn4d.io.video import write_mp4
 
 # ---------------------------------------------------------------- what is read
@@ -158,6 +158,19 @@ def test_selection_means_what_a_python_slice_means(text: str) -> None:
 def test_bad_selection(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         select_frames(text, 9)
+
+
+def test_every_nth_frame_is_held_out(tmp_path: Path) -> None:
+    rows = np.arange(3, 51)
+    for every in (2, 3, 8, 60):
+        kept = kept_frames(rows, every)
+        left = np.setdiff1d(rows, kept)
+        assert np.array_equal(left, rows[every // 2 :: every])
+        assert kept[0] == 3
+    assert np.array_equal(kept_frames(rows, 0), rows)
+    assert load_clip(make_clip(tmp_path, 7), frames="1:", hold_out=3).frames.tolist() == [1, 3, 4, 6]
+    with pytest.raises(InputError, match="2 or more"):
+        load_clip(tmp_path, hold_out=1)
 
 
 def test_times_of_the_frames_win_over_fps(tmp_path: Path) -> None:
