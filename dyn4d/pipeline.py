@@ -338,10 +338,10 @@ def run_eval(run: RunFolder | Path | str, truth: Path | str = "", *, progress: A
     set_threads()
     with locked(folder):
         device = stagework.device_of(config)
-        whole, used = stagework.open_whole_clip(config), stagework.open_clip(config).frames
         content = evaluate_run(
-            folder.root, Path(truth) if truth else None, clip=whole, used=used, device=device, progress=progress
-        )
+            folder.root, Path(truth) if truth else None, clip=stagework.open_whole_clip(config),
+            used=RunState(folder).data["clip"]["selected"], device=device, progress=progress,
+        )  # fmt: skip
         if folder.metrics.is_file() and (folder.export.is_dir() or not config.export.report):
             stagework.summarise(folder, config, RunState(folder))
     return content

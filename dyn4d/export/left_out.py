@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,12 @@ COVERED = 0.5  # alpha from which a pixel of the render has a depth
 
 
 def evaluate_left_out(
-    result: Reconstruction, clip: Clip, used: np.ndarray, *, size: float | None, progress: Progress | None = None
+    result: Reconstruction, clip: Clip, used: Sequence[int], *, size: float | None, progress: Progress | None = None
 ) -> dict[str, Any] | None:
     """Draw the frames that a run left out from where their own cameras stood, and compare with their pictures.
 
     Args:
-        clip: all F frames of the run's clip. used: (T,) int64, the frames that the run was fitted on.
+        clip: all F frames of the run's clip. used: the frames that the run was fitted on.
         size: of the object in world units, for the depth error.
 
     Returns:
@@ -33,7 +34,7 @@ def evaluate_left_out(
     """
     progress = progress or SilentProgress()
     known = result.cameras.registered.tolist()
-    frames = [f for f in sorted(set(range(len(clip))) - set(used.tolist())) if known[f] and np.any(clip.masks[f])]
+    frames = [f for f in sorted(set(range(len(clip))) - set(used)) if known[f] and np.any(clip.masks[f])]
     rows, depths = [], []
     if frames:
         progress.start("frames left out", len(frames))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from dyn4d.core.listing import listed
 from dyn4d.export.charts import bars, line_chart
 from dyn4d.export.geometry_pictures import GeometryPictures
 from dyn4d.export.pictures import (
@@ -103,7 +104,7 @@ def find_warnings(metrics: Mapping[str, Any], *, unregistered: Sequence[int] = (
     lines = []
     shown = metrics.get("input", {})
     if unregistered:
-        some = ", ".join(str(i) for i in unregistered[:8]) + (" ..." if len(unregistered) > 8 else "")
+        some = listed(unregistered)
         lines.append(f"{len(unregistered)} frame(s) have no camera pose ({some}); neighbours' poses were interpolated.")
     if isinstance(shown.get("mpsnr"), float) and shown["mpsnr"] < 22:
         lines.append(

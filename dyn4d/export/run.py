@@ -304,14 +304,14 @@ def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
 
 
 def evaluate_run(
-    run: Path, truth_folder: Path | None, *, clip: Clip | None = None, used: np.ndarray | None = None,
+    run: Path, truth_folder: Path | None, *, clip: Clip | None = None, used: Sequence[int] | None = None,
     device: torch.device | str = "cpu", progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compare a finished run with ground truth and with the frames that it left out, write `RUN/eval.json` and the
     track error into `RUN/metrics.json`.
 
     Args:
-        truth_folder: None where there is no ground truth. clip: all frames of the run's clip, used: (T,) those that the
+        truth_folder: None where there is no ground truth. clip: all frames of the run's clip, used: those that the
             run was fitted on; without them nothing is said of frames left out.
 
     Returns:

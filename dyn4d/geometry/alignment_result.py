@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dyn4d.core.checks import check_shape
 from dyn4d.core.errors import RunError
+from dyn4d.core.listing import listed
 from dyn4d.geometry.bundle import Bundle, BundleState
 from dyn4d.geometry.pair_results import PairFrame
 
-SHOWN = 8  # frames or pairs that a note lists
 NEIGHBOURS = 4  # frames whose median scale stands in for that of one that nothing ties
 
 
@@ -36,12 +36,8 @@ class Note:
         def name(row: int) -> str:
             return str(row) if names is None else names[row]
 
-        out = self.text.replace("{frames}", _listed([name(row) for row in self.frames]))
-        return out.replace("{pairs}", _listed([f"{name(a)}-{name(b)}" for a, b in self.pairs]))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        out = self.text.replace("{frames}", listed([name(row) for row in self.frames]))
+        return out.replace("{pairs}", listed([f"{name(a)}-{name(b)}" for a, b in self.pairs]))
 
 
 @dataclass(frozen=True)

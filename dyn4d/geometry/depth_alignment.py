@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.rotations import rotation_angle
 from dyn4d.core.types import Camera, Clip
@@ -235,8 +236,7 @@ def _notes(clip: Clip, found: _Solution, known: Tensor | None, fix: bool, anchor
     for rows, what in ((kept, "keep the given poses: no matches tie them"), (lost, "could not be placed")):
         if bool(rows.any()) and not (fix and rows is kept):
             names = [name for name, here in zip(clip.names, rows.tolist()) if here]
-            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            notes.append(f"poses: {len(names)} frames {what}: {shown}")
+            notes.append(f"poses: {len(names)} frames {what}: {listed(names)}")
     return tuple(notes)
 
 

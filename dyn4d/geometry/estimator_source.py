@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
@@ -297,6 +298,5 @@ def _points(
     bare = [name for name, part in zip(clip.names, parts) if len(part) == 0 and name not in set(absent)]
     for names, why in ((absent, "have no map"), (bare, "have no points (no pose, no mask or nothing usable there)")):
         if names:
-            shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
-            notes.append(f"pointmaps: {len(names)} frames {why}: {shown}")
+            notes.append(f"pointmaps: {len(names)} frames {why}: {listed(names)}")
     return points, notes

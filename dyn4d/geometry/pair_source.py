@@ -14,6 +14,7 @@ from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from dyn4d.core.errors import Dyn4DError, RunError
+from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
 from dyn4d.geometry.alignment import Alignment, AlignmentConfig, align
@@ -116,7 +117,7 @@ def frames_from_pairs(
     lost = [clip.names[row] for row in range(len(clip)) if not bool(cameras.registered[row])]
     notes.append(f"mast3r: {len(points)} points of {len(clip) - len(lost)} frames, {flying} flying pixels dropped")
     if lost:
-        notes.append(f"mast3r: {len(lost)} frames could not be placed: {', '.join(lost[:5])}")
+        notes.append(f"mast3r: {len(lost)} frames could not be placed: {listed(lost)}")
     if placed.off > CONTRADICTS:
         notes.append(
             f"mast3r: at the given poses matches on the object are off by {placed.off:.1f} px in the median: it moves, "

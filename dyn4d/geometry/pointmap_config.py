@@ -37,7 +37,7 @@ class PointmapConfig:
     """Solve for the principal points too."""
     principal_point: Literal["view", "source"] = "view"
     """Where it is taken to be while unknown: view = the middle of what the network saw, as the published networks were
-    trained; source = the middle of the clip's picture, for views cut from its side."""
+    trained; source = the same, but for views cut from the side of a picture the middle of that picture."""
     fix_intrinsics: bool = True
     """Known intrinsics stay as they are; else they are where the search begins."""
     fix_poses: bool = False

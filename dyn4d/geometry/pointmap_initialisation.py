@@ -22,6 +22,7 @@ from dyn4d.geometry.pair_results import PairFrame
 from dyn4d.geometry.pointmap_config import PointmapConfig
 from dyn4d.geometry.pointmap_problem import PointmapProblem
 from dyn4d.geometry.world_frame import fit_world
+from dyn4d.matching.image_size import InputView
 
 Similarity = tuple[Tensor, Tensor, Tensor]  # R (3, 3), t (3,), scale ()
 
@@ -46,6 +47,15 @@ class PointmapStart:
     edges: Tensor
 
 
+def published_middle(view: InputView, *, whole_picture: bool) -> Tensor:
+    """(2,) px of a view: where the published methods have an unknown principal point, in the middle of the view counted
+    from the first pixel's centre. With `whole_picture`, a view that is cut from the side of a picture has it in the
+    picture's middle."""
+    if whole_picture and view.box != (0, 0, *view.source):
+        return view.to_view(torch.tensor(view.source, dtype=torch.float64) / 2)
+    return torch.tensor([view.width / 2 + 0.5, view.height / 2 + 0.5], dtype=torch.float64)
+
+
 def initial_intrinsics(
     problem: PointmapProblem, frames: Sequence[PairFrame], known: Tensor, config: PointmapConfig
 ) -> Tensor:
@@ -61,9 +71,7 @@ def initial_intrinsics(
     found = torch.zeros_like(unknown)
     for frame in torch.nonzero(unknown).flatten().tolist():
         view = frames[frame].view
-        middle = torch.tensor([view.width / 2 + 0.5, view.height / 2 + 0.5], dtype=torch.float64)
-        if config.principal_point == "source":
-            middle = view.to_view(torch.tensor(view.source, dtype=torch.float64) / 2)
+        middle = published_middle(view, whole_picture=config.principal_point == "source")
         lowest, highest = (limit / float(scale[frame].mean()) for limit in published_limits(view.width, view.height))
         focal = estimate_focal(_own_points(problem, frame, middle, view.scale), limits=(lowest, highest))
         found[frame] = focal is not None

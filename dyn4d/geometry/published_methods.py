@@ -16,6 +16,7 @@ from dyn4d.geometry.kinematic import connected_components, tie_scores, unmatched
 from dyn4d.geometry.pair_results import PairFrame, PairResults
 from dyn4d.geometry.pointmap_alignment import align_pointmaps
 from dyn4d.geometry.pointmap_config import PointmapConfig
+from dyn4d.geometry.pointmap_initialisation import published_middle
 from dyn4d.geometry.sparse_problem import condense
 from dyn4d.geometry.sparse_published import PublishedAlignment, PublishedConfig, align_published
 from dyn4d.geometry.world_frame import distinct_centres
@@ -25,11 +26,8 @@ def dust3r(
     frames: Sequence[PairFrame], results: PairResults, K: Tensor, world_from_cam: Tensor, *, fix_poses: bool,
     progress: Progress,
 ) -> Alignment:  # fmt: skip
-    """The published alignment of all points. K: (T, 3, 3), world_from_cam: (T, 4, 4), NaN where unknown.
-
-    Unknown principal points are those of `principal_points`.
-    """
-    config = PointmapConfig(fix_poses=fix_poses, principal_point="view" if all(map(_whole, frames)) else "source")
+    """The published alignment of all points. K: (T, 3, 3), world_from_cam: (T, 4, 4), NaN where unknown."""
+    config = PointmapConfig(fix_poses=fix_poses, principal_point="source")
     found = align_pointmaps(frames, results, config, K=K, world_from_cam=world_from_cam, progress=progress)
     depth = tuple(torch.where(each > 0, each.double(), torch.nan) for each in found.depth)
     conf = tuple(torch.where(torch.isfinite(d), c.double(), 0.0) for d, c in zip(depth, found.conf))
@@ -47,7 +45,7 @@ def mast3r(
     Raises:
         RunError: several frames, and nothing ties two of them together.
     """
-    problem = condense(frames, results, principal_points=principal_points(frames, K))
+    problem = condense(frames, results, principal_points=_principal_points(frames, K))
     if not any(len(view) for view in problem.views):
         raise RunError("alignment: no pixel of any frame has a usable point; look at the masks and the weights")
     unmatched = unmatched_views(problem, frames, results, min_match_conf=config.min_match_conf)
@@ -86,21 +84,12 @@ def mast3r(
     return Alignment(out.K, poses, tuple(depths), tuple(confs), float("nan"), tuple(remarks))
 
 
-def principal_points(frames: Sequence[PairFrame], K: Tensor) -> Tensor:
-    """(T, 2) px of the views: those given, else where the published methods have them: the middle of the view counted
-    from the first pixel's centre; in views that are cut from the side of a picture, in the picture's middle."""
+def _principal_points(frames: Sequence[PairFrame], K: Tensor) -> Tensor:
+    """(T, 2) px of the views: those of K (T, 3, 3), and `published_middle` where it is unknown."""
     points = K[:, :2, 2].clone()
     for row in torch.nonzero(torch.isnan(points).any(1))[:, 0].tolist():
-        view = frames[row].view
-        middle = torch.tensor(view.source, dtype=torch.float64) / 2
-        whole = torch.tensor([view.width / 2 + 0.5, view.height / 2 + 0.5], dtype=torch.float64)
-        points[row] = whole if _whole(frames[row]) else view.to_view(middle)
+        points[row] = published_middle(frames[row].view, whole_picture=True)
     return points
-
-
-def _whole(frame: PairFrame) -> bool:
-    """Does the view show the picture from side to side, up to what is cut off equally on both?"""
-    return frame.view.box == (0, 0, *frame.view.source)
 
 
 def _joined(one: PublishedAlignment, other: PublishedAlignment) -> PublishedAlignment:

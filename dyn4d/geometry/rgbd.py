@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dyn4d.core.cameras import unproject
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
@@ -127,6 +128,8 @@ def frames_from_depth(clip: Clip, config: GeometryConfig, progress: Progress | N
     notes = [f"rgbd: {len(points)} points of {len(clip)} frames, {dropped} flying pixels dropped"]
     bare = sorted(set(range(len(clip))) - set(points.frame.unique().tolist()))
     if bare:
-        shown = ", ".join(clip.names[i] for i in bare[:5]) + (" …" if len(bare) > 5 else "")
-        notes.append(f"rgbd: {len(bare)} frames have no points (no pose, no mask or no depth there): {shown}")
+        notes.append(
+            f"rgbd: {len(bare)} frames have no points (no pose, no mask or no depth there): "
+            f"{listed(clip.names[i] for i in bare)}"
+        )
     return GeometryResult(points, cameras, "rgbd", tuple(notes))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import tensor_list
 from dyn4d.core.protocols import resolve_device
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.network_config import PairNetworkConfig, network_config, parse_constructor, parse_hub_json
@@ -318,7 +319,7 @@ def _check_keys(config: PairNetworkConfig, tensors: Mapping[str, Tensor], file: 
     missing = [name for name in wanted if name not in tensors and not UNUSED.fullmatch(name)]
     extra = [name for name in tensors if name not in wanted]
     if missing or extra:
-        parts = [f"{_names(missing)} missing"] * bool(missing) + [f"{_names(extra)} too many"] * bool(extra)
+        parts = [f"{tensor_list(missing)} missing"] * bool(missing) + [f"{tensor_list(extra)} too many"] * bool(extra)
         raise InputError(
             f"{file} does not fit its own configuration (head {config.head_type}, {config.enc_depth} + "
             f"{config.dec_depth} blocks): {'; '.join(parts)}; fetch it again, or mend the configuration"
@@ -329,11 +330,6 @@ def _check_keys(config: PairNetworkConfig, tensors: Mapping[str, Tensor], file: 
                 f"{file} does not fit its own configuration: {name} has shape {tuple(tensors[name].shape)}, wanted "
                 f"{shape}; fetch it again, or mend the configuration"
             )
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-    return f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} ({shown})"
 
 
 # ----------------------------------------------------------------------------------------------- the hub

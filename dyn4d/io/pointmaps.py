@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import listed
 from dyn4d.core.types import Clip
 from dyn4d.io.layout import by_stem, list_files
 from dyn4d.io.npz import NpzFile
@@ -200,7 +201,7 @@ class StackedMaps:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "") if names else "nothing"
+    return listed(names) or "nothing"
 
 
 def checked_intrinsics(K: np.ndarray | None, where: str, shift: float = 0.0) -> np.ndarray | None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import tensor_list
 from dyn4d.core.protocols import resolve_device
 from dyn4d.io.checkpoint import load_tensors, save_tensors
 from dyn4d.io.tensor_files import file_kind, read_pth
@@ -181,7 +182,7 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Pa
     missing = [name for name in wanted if name not in tensors]
     extra = [name for name in tensors if name not in wanted]
     if missing or extra:
-        parts = [f"{_names(missing)} missing"] * bool(missing) + [f"{_names(extra)} too many"] * bool(extra)
+        parts = [f"{tensor_list(missing)} missing"] * bool(missing) + [f"{tensor_list(extra)} too many"] * bool(extra)
         raise InputError(f"{file} does not fit the network {NETWORK}: {'; '.join(parts)}; {MEND}")
     for name, value in wanted.items():
         if tensors[name].shape != value.shape:
@@ -191,8 +192,3 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Pa
             raise InputError(f"{file} is damaged: {name} is not finite everywhere; {MEND}")
         if name.endswith("running_var") and bool((tensors[name] < 0).any()):
             raise InputError(f"{file} is damaged: {name}, a variance, is negative in places; {MEND}")
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-    return f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} ({shown})"

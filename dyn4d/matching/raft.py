@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import tensor_list
 from dyn4d.core.protocols import resolve_device
 from dyn4d.io.tensor_files import file_kind, read_pth, read_safetensors
 from dyn4d.matching.flow_fields import Flow
@@ -157,7 +158,7 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Any], model: str,
     missing = [name for name in wanted if name not in tensors]
     extra = [name for name in tensors if name not in wanted]
     if missing or extra:
-        parts = [f"{_names(missing)} missing"] * bool(missing) + [f"{_names(extra)} too many"] * bool(extra)
+        parts = [f"{tensor_list(missing)} missing"] * bool(missing) + [f"{tensor_list(extra)} too many"] * bool(extra)
         raise InputError(f"{source} does not fit raft_{model}: {'; '.join(parts)}")
     for name, value in wanted.items():
         given = tensors[name]
@@ -166,8 +167,3 @@ def _check(wanted: Mapping[str, Tensor], tensors: Mapping[str, Any], model: str,
             raise InputError(f"{source}: {name} is {found}, wanted {tuple(value.shape)}; no weights of raft_{model}")
         if given.is_floating_point() and not bool(torch.isfinite(given).all()):
             raise InputError(f"{source} is damaged: {name} is not finite everywhere; fetch it again")
-
-
-def _names(names: list[str]) -> str:
-    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-    return f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} ({shown})"

@@ -44,7 +44,7 @@ def clip(result):
 
 
 def test_a_perfect_result(result, clip):
-    found = evaluate_left_out(result, clip, np.array([0, 2, 4]), size=SIZE)
+    found = evaluate_left_out(result, clip, [0, 2, 4], size=SIZE)
     assert found is not None and found["n"] == 2
     assert found["mpsnr"] > 45 and found["mssim"] > 0.99 and found["iou"] == 1.0
     assert found["depth_rel"] < 1e-6
@@ -52,16 +52,16 @@ def test_a_perfect_result(result, clip):
 
 def test_an_object_that_does_not_move_scores_less(result, clip):
     still = replace(result, field=TrajectoryField.still())
-    found = evaluate_left_out(still, clip, np.array([0]), size=SIZE)
+    found = evaluate_left_out(still, clip, [0], size=SIZE)
     assert found["mpsnr"] < 40 and found["n"] == 4
 
 
 def test_depth_is_relative_to_the_size(result, clip):
     off = type(clip)(images=clip.images, masks=clip.masks, depth=[d + 0.05 for d in clip.depth])
     for size in (1.0, 2.0):
-        found = evaluate_left_out(result, off, np.array([0, 1, 2, 3]), size=size)
+        found = evaluate_left_out(result, off, [0, 1, 2, 3], size=size)
         assert found["depth_rel"] == pytest.approx(0.05 / size, rel=1e-3)
-    assert evaluate_left_out(result, off, np.array([0, 1, 2, 3]), size=None)["depth_rel"] is None
+    assert evaluate_left_out(result, off, [0, 1, 2, 3], size=None)["depth_rel"] is None
 
 
 def test_what_has_no_camera_or_mask_does_not_count(result, clip):
@@ -69,14 +69,14 @@ def test_what_has_no_camera_or_mask_does_not_count(result, clip):
     cameras.world_from_cam[1] = torch.nan
     masks = [m if i != 3 else np.zeros_like(m) for i, m in enumerate(clip.masks)]
     some = type(clip)(images=clip.images, masks=masks, depth=None)
-    found = evaluate_left_out(replace(result, cameras=cameras), some, np.array([0, 4]), size=SIZE)
+    found = evaluate_left_out(replace(result, cameras=cameras), some, [0, 4], size=SIZE)
     assert found["n"] == 1 and found["depth_rel"] is None
-    assert evaluate_left_out(replace(result, cameras=cameras), some, np.array([0, 2, 4]), size=SIZE) is None
-    assert evaluate_left_out(result, clip, np.arange(COUNT), size=SIZE) is None
+    assert evaluate_left_out(replace(result, cameras=cameras), some, [0, 2, 4], size=SIZE) is None
+    assert evaluate_left_out(result, clip, range(COUNT), size=SIZE) is None
 
 
 def test_the_table_has_a_row_for_them(result, clip):
-    found = evaluate_left_out(result, clip, np.array([0, 2, 4]), size=SIZE)
+    found = evaluate_left_out(result, clip, [0, 2, 4], size=SIZE)
     text = format_table({**UNKNOWN, "left_out": found})
     assert "frames left out" in text and "depth error" in text and "near views" not in text
     truth = SimpleNamespace(views=[], cameras=result.cameras, tracks_world=None, visible=None)

@@ -1,0 +1,14 @@
+"""Lists of names in lines for the user."""
+
+from dyn4d.core.listing import listed, tensor_list
+
+
+def test_the_first_names_and_whether_there_are_more() -> None:
+    assert listed([]) == "" and listed(["a"]) == "a"
+    assert listed(range(3), 3) == "0, 1, 2" and listed(range(4), 3) == "0, 1, 2, …"
+    assert listed(str(i) for i in range(9)).endswith("7, …")
+
+
+def test_tensors_are_counted() -> None:
+    assert tensor_list(["w"]) == "1 tensor (w)"
+    assert tensor_list(list("abcde")) == "5 tensors (a, b, c, d, …)"
