@@ -33,6 +33,11 @@ class Field(Protocol):
         """d from_canonical / d xyz at canonical points (..., 3) -> (..., 3, 3); world rows, canonical columns."""
         ...
 
+    def motion(self, xyz: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """`from_canonical` and `jacobian` of canonical points (N, 3) at one time, in one go. The Jacobian is a constant
+        unless the field learns it apart from the motion."""
+        ...
+
 
 class Matcher(Protocol):
     """Finds the same points in two pictures, inside both masks."""

@@ -16,24 +16,24 @@ class DeformationConfig:
     steps, pairs_per_step times points_per_pair, tracks)."""
     layers: int = 6
     """Coupling layers; each moves one coordinate, in the fixed order x y z x y z ..."""
-    hidden: int = 64
-    """Width of each coupling layer's network."""
-    frequencies: int = 4
-    """Octaves of the positional encoding of the two coordinates that condition a layer."""
-    time_features: int = 64
+    cells: int = 64
+    """Cells a side of the finest splines that say how far a layer moves: 4, 8, 16 ... They span 1.3 times the
+    object's box, and all coarser levels are there too. The finest is left to the training with the Gaussians."""
+    time_features: int = 32
     """Length of the Gabor time code."""
-    time_scale: float = 2.0
+    time_scale: float = 0.4
     """Bandwidth of the time features: their input scale is this times the clip's number of frames."""
     root: bool = True
     """Take the object's dominant rigid motion out first, in closed form, so that the network models only the rest."""
-    steps: int = 1500
+    steps: int = 600
     """Optimisation steps of the fit."""
-    pairs_per_step: int = 16
+    pairs_per_step: int = 24
     """Frame pairs drawn at each step."""
     points_per_pair: int = 384
     """Correspondences drawn from each pair."""
-    lr: float = 4e-3
-    """Learning rate of the network, decayed to a twentieth by a cosine."""
+    lr: float = 1e-2
+    """Learning rate of the coarsest splines, decayed to a thirtieth by a cosine; each finer level has 0.7 of it, the
+    time code a fifth."""
     robust: float = 0.01
     """Length, relative to the object's half size, beyond which a wrong correspondence stops pulling harder."""
     isometry: float = 0.3
@@ -48,10 +48,12 @@ class DeformationConfig:
     """How often the fit saves its state, so that a killed run goes on from there."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "hidden", "time_features", "pairs_per_step", "points_per_pair"):
+        for name in ("layers", "time_features", "pairs_per_step", "points_per_pair"):
             if getattr(self, name) < 1:
                 raise ValueError(f"deformation.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("frequencies", "steps", "tracks", "isometry", "silhouette", "smooth"):
+        if self.cells < 4 or self.cells & (self.cells - 1):
+            raise ValueError(f"deformation.cells must be 4, 8, 16 ..., not {self.cells}")
+        for name in ("steps", "tracks", "isometry", "silhouette", "smooth"):
             if getattr(self, name) < 0:
                 raise ValueError(f"deformation.{name} must not be negative, but is {getattr(self, name)}")
         for name in ("lr", "robust", "time_scale", "checkpoint_seconds"):

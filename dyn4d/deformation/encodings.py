@@ -1,4 +1,4 @@
-"""Encodings of what conditions the coupling layers: Gabor features of time, Fourier features of position."""
+"""Encodings of what conditions coupling layers: Gabor features of time, Fourier features of position."""
 
 from __future__ import annotations
 
@@ -66,30 +66,13 @@ def fourier_size(frequencies: int) -> int:
     return 2 + 4 * frequencies
 
 
-def fourier(pair: Tensor, bands: Tensor, window: Tensor) -> Tensor:
-    """Encode two coordinates (..., 2): themselves, then window · sin and window · cos of each band.
-
-    Args:
-        bands: (L,) angular frequencies. window: (L,) weights in [0, 1], for fitting coarse to fine.
-    """
+def fourier(pair: Tensor, bands: Tensor) -> Tensor:
+    """Encode two coordinates (..., 2): themselves, then sine and cosine of each band, (L,) angular frequencies."""
     angle = (pair.unsqueeze(-1) * bands).flatten(-2)
-    weight = window.repeat(2)
-    return torch.cat([pair, torch.sin(angle) * weight, torch.cos(angle) * weight], dim=-1)
+    return torch.cat([pair, torch.sin(angle), torch.cos(angle)], dim=-1)
 
 
-def fourier_derivative(pair: Tensor, bands: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
-    """d fourier / d pair[..., 0] and d fourier / d pair[..., 1], each (..., 2 + 4 L)."""
-    angle = pair.unsqueeze(-1) * bands
-    weight = bands * window
-    d_sin, d_cos = torch.cos(angle) * weight, -torch.sin(angle) * weight
-    zero = torch.zeros_like(d_sin[..., 0, :])
-    one, none = torch.ones_like(pair[..., :1]), torch.zeros_like(pair[..., :1])
-    first = torch.cat([one, none, d_sin[..., 0, :], zero, d_cos[..., 0, :], zero], dim=-1)
-    second = torch.cat([none, one, zero, d_sin[..., 1, :], zero, d_cos[..., 1, :]], dim=-1)
-    return first, second
-
-
-def coarse_to_fine(frequencies: int, progress: float) -> Tensor:
-    """Window (L,) at `progress` in [0, 1]: bands open one after another, smoothly (as in BARF and Nerfies)."""
-    alpha = progress * frequencies - torch.arange(frequencies, dtype=torch.float32)
+def coarse_to_fine(levels: int, progress: float) -> Tensor:
+    """Window (levels,) at `progress` in [0, 1]: levels open one after another, smoothly (as in BARF and Nerfies)."""
+    alpha = progress * levels - torch.arange(levels, dtype=torch.float32)
     return 0.5 * (1 - torch.cos(math.pi * alpha.clamp(0, 1)))

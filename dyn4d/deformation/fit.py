@@ -27,7 +27,9 @@ from dyn4d.deformation.published_fit import fit_published
 from dyn4d.deformation.root import RootMotion, fit_root
 from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
 
-CHECKPOINT = "dyn4d-field-fit/2"
+CHECKPOINT = "dyn4d-field-fit/3"
+FIT_LEVELS = 4
+"""Levels of the splines that matches are fitted with, up to 32 cells a side: about as fine as they are exact."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def initial_field(
         normal = replace(pairs, xyz_a=(pairs.xyz_a - centre) / half_size, xyz_b=(pairs.xyz_b - centre) / half_size)
         root = fit_root(normal, knots, generator=torch.Generator().manual_seed(seed))
     shape = FieldShape(
-        layers=config.layers, hidden=config.hidden, frequencies=config.frequencies,
-        time_features=config.time_features, input_scale=config.time_scale * len(times), knots=len(times),
+        layers=config.layers, cells=config.cells, time_features=config.time_features,
+        input_scale=config.time_scale * len(times), knots=len(times),
     )  # fmt: skip
     return TrajectoryField(shape, root=root, centre=centre, half_size=half_size, seed=seed)
 
@@ -140,7 +142,7 @@ def fit_field(
         field = initial_field(pairs, points, times, config, seed=seed)
     field.to(device).train()
     parameters = dict(field.named_parameters())
-    optimiser = torch.optim.Adam(parameters.values(), lr=config.lr, betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.Adam(field.parameter_groups(config.lr), betas=(0.9, 0.99), fused=True)
     if saved is not None:
         restore_adam("field", optimiser, parameters, saved.tensors)
 
@@ -148,9 +150,12 @@ def fit_field(
     last_saved = time.monotonic()
     for step in range(start, config.steps):
         fraction = step / config.steps
-        field.stack.window.copy_(coarse_to_fine(config.frequencies, 0.25 + 2.0 * fraction))
+        opened = coarse_to_fine(len(field.stack.levels), 0.5 + 2.0 * fraction)
+        opened[FIT_LEVELS:] = 0
+        field.stack.window.copy_(opened)
         for group in optimiser.param_groups:
-            group["lr"] = config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * fraction))) * min(1, (step + 1) / 30)
+            wave = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fraction))
+            group["lr"] = group["initial"] * wave * min(1, (step + 1) / 30)
         terms = objective(field, seed * 1_000_003 + step)
         loss = terms.weighted(config)
         require_finite(loss, f"deformation step {step}")

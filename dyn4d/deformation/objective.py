@@ -13,7 +13,7 @@ from torch import Tensor
 from dyn4d.core.types import FramePoints, LiftedPairs
 from dyn4d.deformation import losses
 from dyn4d.deformation.config import DeformationConfig
-from dyn4d.deformation.field import TrajectoryField
+from dyn4d.deformation.field import Moments, TrajectoryField
 from dyn4d.deformation.observations import Observations
 from dyn4d.deformation.sampling import PairSampler
 
@@ -79,14 +79,15 @@ class FieldObjective:
 
         source = torch.cat([batch.xyz_a, near], dim=1).to(device)
         valid, weight = valid.to(device), batch.weight.to(device)
-        t_a, t_b, t_other = (times[f].unsqueeze(-1).to(device) for f in (batch.frame_a, batch.frame_b, other))
-        canonical = field.to_canonical(source, t_a)
-        at_b = field.from_canonical(canonical, t_b)
+        moments, rows = self._moments(field, torch.cat([batch.frame_a, batch.frame_b, other, *self._around(other)]))
+        in_a, in_b, in_other, *in_three = rows.chunk(6)
+        canonical = moments.to_canonical(source, in_a)
+        at_b = moments.from_canonical(canonical, in_b)
         transport = losses.transport_residual(at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust)
         transport = (transport * weight).sum() / weight.sum().clamp_min(1e-9)
 
         pair = torch.cat([canonical[:, :few], canonical[:, size:]], dim=1)
-        at_other = field.from_canonical(pair, t_other)
+        at_other = moments.from_canonical(pair, in_other)
         a, b = source[:, :few], source[:, size:]
         bent = losses.strain(a, b, at_b[:, :few], at_b[:, size:]) + losses.strain(
             a, b, at_other[:, :few], at_other[:, few:]
@@ -96,14 +97,22 @@ class FieldObjective:
             at_other, other.to(device), self.seen_there, self.half_size, margin=2 * config.robust
         )
         silhouette = (off_mask + in_front).mean()
-        return FieldTerms(transport, isometry, silhouette, self._smooth(field, canonical[:, : few // 4], t_other))
+        smooth = self._smooth(moments, canonical[:, : few // 4].detach(), in_three)
+        return FieldTerms(transport, isometry, silhouette, smooth)
 
-    def _smooth(self, field: TrajectoryField, canonical: Tensor, t: Tensor) -> Tensor:
-        """Mean acceleration over a frame's time, normalised lengths a frame²."""
+    def _around(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The frames before, at and after the given ones, or next to them at the clip's ends."""
+        middle = frames.clamp(1, max(len(self.times) - 2, 1)).clamp_max(len(self.times) - 1)
+        return (middle - 1).clamp_min(0), middle, (middle + 1).clamp_max(len(self.times) - 1)
+
+    def _moments(self, field: TrajectoryField, frames: Tensor) -> tuple[Moments, Tensor]:
+        """The field at the times of some frames, and the row of each."""
+        unique, rows = torch.unique(frames, return_inverse=True)
+        return field.moments(self.times[unique].to(self.device)), rows.to(self.device)
+
+    def _smooth(self, moments: Moments, canonical: Tensor, rows: list[Tensor]) -> Tensor:
+        """Mean acceleration over the time between frames, normalised lengths a frame²."""
         if self.config.smooth == 0 or len(self.times) < 3:
             return canonical.new_zeros(())
-        step = 1.0 / (len(self.times) - 1)
-        middle = t.clamp(step, 1 - step)
-        canonical = canonical.detach()
-        before, now, after = (field.from_canonical(canonical, middle + d) for d in (-step, 0.0, step))
+        before, now, after = moments.from_canonical(canonical.repeat(3, 1, 1), torch.cat(rows)).chunk(3)
         return ((before - 2 * now + after) / self.half_size).square().sum(-1).add(1e-8).sqrt().mean()

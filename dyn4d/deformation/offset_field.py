@@ -52,7 +52,6 @@ class OffsetField(nn.Module):
     """
 
     invertible = False
-    learns_jacobian = True
     moves = True
     centre: Tensor
     half_size: Tensor
@@ -114,6 +113,12 @@ class OffsetField(nn.Module):
         """How the neighbourhood of canonical points (..., 3) turns and stretches → (..., 3, 3); learnt."""
         change = self._outputs(xyz, t)[..., 3:].unflatten(-1, (3, 3))
         return torch.eye(3, dtype=xyz.dtype, device=xyz.device) + change
+
+    def motion(self, xyz: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """`from_canonical` and `jacobian` of points (N, 3) at one time, both differentiable."""
+        outputs = self._outputs(xyz, t)
+        change = outputs[..., 3:].unflatten(-1, (3, 3))
+        return xyz + self.half_size * outputs[..., :3], torch.eye(3, dtype=xyz.dtype, device=xyz.device) + change
 
     def save(self, path: Path) -> None:
         """Write tensors and sizes as safetensors."""

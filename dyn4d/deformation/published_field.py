@@ -65,7 +65,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, code: Tensor, bands: Tensor) -> tuple[Tensor, Tensor]:
         """Log scale and shift, each (B, N), of points (B, N, 3) at codes (B, C)."""
-        encoded = self.position(fourier(x[..., self.others], bands, torch.ones_like(bands)))
+        encoded = self.position(fourier(x[..., self.others], bands))
         time = self.time(code).unsqueeze(-2).expand(*encoded.shape[:-1], -1)
         s, shift = self.both(torch.cat([time, encoded], dim=-1)).unbind(-1)
         return s.clamp(-MAX_LOG_SCALE, MAX_LOG_SCALE), shift
@@ -135,6 +135,10 @@ class PublishedField(nn.Module):
     def jacobian(self, xyz: Tensor, t: float | Tensor) -> Tensor:
         """The identity (..., 3, 3): the published method moves Gaussians without turning them."""
         return torch.eye(3, dtype=xyz.dtype, device=xyz.device).expand(*xyz.shape, 3)
+
+    def motion(self, xyz: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        """`from_canonical` and `jacobian` of points (N, 3) at one time."""
+        return self.from_canonical(xyz, t), self.jacobian(xyz, t)
 
     def save(self, path: Path) -> None:
         """Write tensors and sizes as safetensors."""

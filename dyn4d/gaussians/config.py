@@ -45,9 +45,6 @@ class GaussiansConfig:
     """Weight of the field's own terms (correspondences, isometry, silhouettes) during co-training."""
     field_every: int = 2
     """The field's own terms are evaluated at every n-th step, n times as strongly."""
-    anchors: float = 0.2
-    """Share of the Gaussians at which the field's Jacobian is evaluated while training; the others take the nearest
-    one's. What is exported always has its own."""
     random_background: bool = True
     """Draw a new background colour at each step, so that the object does not become transparent."""
     densify_from: float = 0.1
@@ -74,6 +71,6 @@ class GaussiansConfig:
         for name in ("steps", "margin", "l1", "ssim", "silhouette", "depth", "depth_order", "flatten", "field"):
             if getattr(self, name) < 0:
                 raise ValueError(f"gaussians.{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("densify_from", "densify_until", "densify_share", "prune_opacity", "anchors"):
+        for name in ("densify_from", "densify_until", "densify_share", "prune_opacity"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"gaussians.{name} must be between 0 and 1, not {getattr(self, name)}")

@@ -24,7 +24,7 @@ from dyn4d.gaussians.init import initial_cloud
 from dyn4d.gaussians.losses import RenderTerms, render_terms
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser
 from dyn4d.gaussians.targets import FrameTarget, background_colour, make_target
-from dyn4d.gaussians.warp import Anchors, choose_anchors, move
+from dyn4d.gaussians.warp import move
 from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
 from dyn4d.raster import rasterization
 
@@ -54,7 +54,6 @@ class CotrainState:
     pull: PullStatistics
     step: int
     curves: dict[str, list[list[float]]]
-    anchors: Anchors | None = None
 
 
 def field_parameters(field: Field) -> dict[str, nn.Parameter]:
@@ -64,13 +63,11 @@ def field_parameters(field: Field) -> dict[str, nn.Parameter]:
     return {}
 
 
-def draw_frame(
-    model: GaussianModel, field: Field, target: FrameTarget, *, anchors: Anchors | None = None
-) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def draw_frame(model: GaussianModel, field: Field, target: FrameTarget) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Draw the Gaussians at a target's time into its window: (h, w, 4) colour and depth, (h, w, 1) alpha, and the
     rasteriser's `info`."""
     cloud = model.cloud()
-    moved = move(cloud.means, cloud.quats_wxyz, cloud.scales, field, target.time, anchors=anchors)
+    moved = move(cloud.means, cloud.quats_wxyz, cloud.scales, field, target.time)
     height, width = target.mask.shape
     renders, alphas, info = rasterization(
         means=moved.means,
@@ -103,7 +100,7 @@ def cotrain_step(
     """One gradient step on Gaussians and field; changes `state`, opens no file. Returns the loss and its terms."""
     generator = torch.Generator().manual_seed(seed)
     colour = torch.rand(3, generator=generator).to(background) if config.random_background else background
-    render, alpha, info = draw_frame(state.model, state.field, target, anchors=state.anchors)
+    render, alpha, info = draw_frame(state.model, state.field, target)
     info["means2d"].retain_grad()
     terms = render_terms(render, alpha, target, colour=colour, half_size=half_size, generator=generator)
     loss = terms.weighted(config)
@@ -138,15 +135,7 @@ def set_rates(state: CotrainState, config: GaussiansConfig, half_size: float) ->
         cosine = 0.05 + 0.95 * wave
         warm = min(1.0, (state.step + 1) / 50)
         for group in state.field_optimiser.param_groups:
-            group["lr"] = config.lr_field * cosine * warm
-
-
-def refresh_anchors(state: CotrainState, config: GaussiansConfig, seed: int) -> None:
-    """Choose the anchors anew: after a densification, and because means drift. A resumed run draws the same."""
-    if field_parameters(state.field) and config.anchors < 1:
-        since = state.step - state.step % config.densify_every
-        generator = torch.Generator().manual_seed(seed * 104_729 + since)
-        state.anchors = choose_anchors(state.model.means, config.anchors, generator)
+            group["lr"] = group["initial"] * cosine * warm
 
 
 def frame_order(step: int, count: int, seed: int) -> int:
@@ -193,8 +182,6 @@ def cotrain(
         target = targets[frame_order(state.step, len(targets), seed)]
         set_rates(state, config, half_size)
         step_seed = seed * 1_000_003 + 500_000_000 + state.step
-        if state.step % config.densify_every == 0 or state.anchors is None:
-            refresh_anchors(state, config, seed)
         loss, terms = cotrain_step(
             state, target, config, half_size=half_size, background=torch.tensor(background, device=device),
             regulariser=regulariser, seed=step_seed,
@@ -267,9 +254,13 @@ def _start(
             field.load_state_dict({k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")})
     parameters = field_parameters(field)
     optimiser = build_optimiser(model, config, half_size)
-    field_optimiser = (
-        torch.optim.Adam(parameters.values(), lr=config.lr_field, betas=(0.9, 0.99), fused=True) if parameters else None
-    )
+    field_optimiser = None
+    if parameters:
+        groups = getattr(field, "parameter_groups", None)
+        plain = [{"params": list(parameters.values()), "lr": config.lr_field, "initial": config.lr_field}]
+        field_optimiser = torch.optim.Adam(
+            groups(config.lr_field) if groups else plain, lr=config.lr_field, betas=(0.9, 0.99), fused=True
+        )
     curves: dict[str, list[list[float]]] = {"l1": [], "ssim": [], "silhouette": [], "depth": [], "count": []}
     state = CotrainState(model, field, optimiser, field_optimiser, PullStatistics(len(model), device), 0, curves)
     if saved is not None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dyn4d.core.knn import nearest
 from dyn4d.core.protocols import Field
 from dyn4d.core.rotations import matrix_to_wxyz, wxyz_to_matrix
 from dyn4d.core.types import GaussianCloud
@@ -27,43 +26,14 @@ def covariance(frames: Tensor, scales: Tensor) -> Tensor:
     return factor @ factor.transpose(-1, -2)
 
 
-@dataclass(frozen=True)
-class Anchors:
-    """Some Gaussians whose Jacobian stands for their neighbours' too: the field bends over far longer distances than
-    Gaussians are apart, and its Jacobian costs more than all else in a training step.
-
-    Attributes:
-        rows: (A,) the anchors' rows. nearest: (G,) for each Gaussian, its place in `rows`.
-    """
-
-    rows: Tensor
-    nearest: Tensor
-
-
-def choose_anchors(means: Tensor, share: float, generator: torch.Generator) -> Anchors:
-    """A random share of the Gaussians (G, 3), and the nearest of them for each."""
-    count = max(1, round(share * len(means)))
-    rows = torch.randperm(len(means), generator=generator)[:count].to(means.device)
-    _, index = nearest(means.detach(), means.detach()[rows], 1)
-    return Anchors(rows, index[:, 0])
-
-
-def move(
-    means: Tensor, quats_wxyz: Tensor, scales: Tensor, field: Field, t: float, *, anchors: Anchors | None = None
-) -> MovedGaussians:
+def move(means: Tensor, quats_wxyz: Tensor, scales: Tensor, field: Field, t: float) -> MovedGaussians:
     """Move Gaussians from canonical space to time t; used at every training step.
 
-    The Jacobian J is taken as a constant, unless the field learns it apart from the motion (`learns_jacobian`):
-    gradients reach the field through the means, and rotations and scales through the covariance J Σ Jᵀ. With `anchors`
-    J is that of the nearest anchor.
+    The Jacobian J is a constant, unless the field learns it apart from the motion: gradients reach the field through
+    the means, and rotations and scales through the covariance J Σ Jᵀ.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and getattr(field, "learns_jacobian", False)):
-        if anchors is None:
-            jacobian = field.jacobian(means, t)
-        else:
-            jacobian = field.jacobian(means[anchors.rows], t)[anchors.nearest]
-    frames = jacobian @ wxyz_to_matrix(quats_wxyz)
-    return MovedGaussians(field.from_canonical(means, t), covariance(frames, scales))
+    moved, jacobian = field.motion(means, t)
+    return MovedGaussians(moved, covariance(jacobian @ wxyz_to_matrix(quats_wxyz), scales))
 
 
 @torch.no_grad()
@@ -72,8 +42,8 @@ def move_cloud(cloud: GaussianCloud, field: Field, t: float, *, chunk: int = 163
     means, quats, scales = [], [], []
     for start in range(0, max(len(cloud), 1), chunk):
         part = slice(start, start + chunk)
-        jacobian = field.jacobian(cloud.means[part], t)
-        means.append(field.from_canonical(cloud.means[part], t))
+        moved, jacobian = field.motion(cloud.means[part], t)
+        means.append(moved)
         factor = jacobian @ wxyz_to_matrix(cloud.quats_wxyz[part]) * cloud.scales[part].unsqueeze(-2)
         u, s, _ = torch.linalg.svd(factor.double())
         u = torch.cat([u[..., :2], u[..., 2:] * torch.linalg.det(u)[..., None, None]], dim=-1)  # a proper rotation

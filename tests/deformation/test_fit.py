@@ -21,9 +21,7 @@ from dyn4d.deformation.sampling import PairSampler
 from dyn4d.deformation.tracks import make_tracks
 
 SIZE, FRAMES = 48, 6
-QUICK = DeformationConfig(
-    steps=60, layers=3, hidden=24, frequencies=2, pairs_per_step=8, points_per_pair=96, lr=1e-2, smooth=0.01
-)
+QUICK = DeformationConfig(steps=60, layers=3, cells=8, pairs_per_step=8, points_per_pair=96, lr=2e-2, smooth=0.01)
 
 
 def motion(x: torch.Tensor, t: float) -> torch.Tensor:

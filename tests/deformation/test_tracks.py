@@ -149,5 +149,8 @@ def test_points_are_carried_from_their_own_times() -> None:
         def jacobian(self, xyz, t):
             return torch.eye(3).expand(*xyz.shape, 3)
 
+        def motion(self, xyz, t):
+            return self.from_canonical(xyz, t), self.jacobian(xyz, t)
+
     found = carry(Sliding(), torch.zeros(2, 3), torch.tensor([0.0, 1.0]), np.array([0.0, 0.5, 1.0]))
     assert found[..., 0].tolist() == [[0.0, -1.0], [0.5, -0.5], [1.0, 0.0]]

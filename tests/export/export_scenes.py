@@ -36,6 +36,9 @@ class Carousel:
     def jacobian(self, xyz, t):
         return self._rotation(t).to(xyz).expand(*xyz.shape[:-1], 3, 3)
 
+    def motion(self, xyz, t):
+        return self.from_canonical(xyz, t), self.jacobian(xyz, t)
+
 
 def ball(count: int = 300, radius: float = 0.5, seed: int = 0) -> GaussianCloud:
     """Opaque Gaussians on a sphere, coloured by their direction."""

@@ -81,6 +81,9 @@ def test_a_solved_world_is_aligned_first(scene):
         def jacobian(self, xyz, t):
             return 2 * turn.T @ good.field.jacobian(xyz, t)
 
+        def motion(self, xyz, t):
+            return self.from_canonical(xyz, t), self.jacobian(xyz, t)
+
     other = replace(good, field=Elsewhere(), cameras=there.camera_to_run(good.cameras), poses_given=False)
     result = evaluate(other, truth)
     assert result["aligned_by"].startswith("similarity")
