@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLMAP_POINTS = 100_000  # more only make the model slow to open
-COTRAIN_SHARE = 0.5  # of the fit's batch size; the field is fitted already and only has to be held
+COTRAIN_SHARE = 0.25  # of the fit's batch size; the field is fitted already and only has to be held
 
 
 def open_clip(config: Config) -> Clip:

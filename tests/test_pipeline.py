@@ -26,13 +26,13 @@ from dyn4d.synthetic import build_scene, write_scene
 FRAMES = 12
 SMALL = {
     "matching": {"threads": 1},
-    "deformation": {"steps": 150, "tracks": 200, "pairs_per_step": 12, "points_per_pair": 96, "hidden": 32},
+    "deformation": {"steps": 150, "tracks": 200, "pairs_per_step": 12, "points_per_pair": 96, "cells": 32},
     "gaussians": {"steps": 200, "initial": 2500, "maximum": 3000},
     "export": {"tracks": 50},
 }
 TINY = {
     "matching": {"window": 2, "strides": [], "min_size": 64, "threads": 1},
-    "deformation": {"steps": 12, "tracks": 20, "hidden": 8, "checkpoint_seconds": 0.05},
+    "deformation": {"steps": 12, "tracks": 20, "cells": 8, "checkpoint_seconds": 0.05},
     "gaussians": {"steps": 12, "initial": 200, "maximum": 250, "checkpoint_seconds": 0.05},
     "export": {"tracks": 10},
 }

@@ -46,11 +46,14 @@ class CouplingStack(nn.Module):
         self.layers = layers
         self.levels = levels_of(cells)
         self.tables = nn.ParameterList(
-            nn.Parameter(torch.zeros(time_features, layers * 2 * (cells + 3) ** 2)) for cells in self.levels
+            nn.Parameter(torch.zeros(time_features, layers * (cells + 3) ** 2 * 2)) for cells in self.levels
         )
         self.register_buffer("window", torch.ones(len(self.levels)))
         for i, cells in enumerate(self.levels[:-1]):
-            self.register_buffer(f"finer{i}", refinement(cells).float(), persistent=False)
+            finer = refinement(cells).float()
+            self.register_buffer(f"down{i}", finer, persistent=False)
+            # along a row of control points, whose two numbers lie side by side
+            self.register_buffer(f"along{i}", torch.kron(finer, torch.eye(2)).T.contiguous(), persistent=False)
 
     def planes(self, code: Tensor) -> Tensor:
         """Time codes (B, C) -> control points (B, layers, S, S, 2) of log scale and shift."""
@@ -61,14 +64,14 @@ class CouplingStack(nn.Module):
             if not any(weights[i:]) and total is not None:
                 break
             side = cells + 3
-            own = (code @ self.tables[i]).reshape(-1, side, side) * weights[i]
+            own = ((code * weights[i]) @ self.tables[i]).reshape(-1, side, 2 * side) if weights[i] else None
             if total is not None:
-                finer = getattr(self, f"finer{i - 1}")
-                total = total.transpose(1, 2) @ finer.T  # along one axis, which then comes first
-                own = own + total.transpose(1, 2) @ finer.T
+                total = getattr(self, f"down{i - 1}") @ (total @ getattr(self, f"along{i - 1}"))
+                own = total if own is None else own + total
             total = own
-        assert total is not None
-        return total.reshape(len(code), self.layers, 2, side, side).permute(0, 1, 3, 4, 2)
+        if total is None:
+            total = code.new_zeros(len(code) * self.layers, side, 2 * side)
+        return total.reshape(len(code), self.layers, side, side, 2)
 
     def forward(self, x: Tensor, code: Tensor) -> Tensor:
         """Canonical points (B, N, 3) -> points at the times of the codes (B, C)."""

@@ -65,12 +65,12 @@ class FieldObjective:
         self.device = device
 
     def __call__(self, field: TrajectoryField, seed: int, *, share: float = 1.0) -> FieldTerms:
-        """Terms on a batch drawn by `seed`; `share` < 1 draws that part of the usual points."""
+        """Terms on a batch drawn by `seed`; `share` < 1 draws that part of the usual pairs."""
         generator = torch.Generator().manual_seed(seed)
         config, device, times = self.config, self.device, self.times
-        size = max(16, int(config.points_per_pair * share))
-        batch = self.sampler.draw(config.pairs_per_step, size, generator)
-        few = max(8, size // 3)
+        size = config.points_per_pair
+        batch = self.sampler.draw(max(1, round(config.pairs_per_step * share)), size, generator)
+        few = max(1, size // 3)
         near, valid = losses.neighbours(
             batch.xyz_a[:, :few], batch.frame_a, self.seen, self.points,
             reach=0.05 * self.seen.span, generator=generator,
@@ -79,8 +79,10 @@ class FieldObjective:
 
         source = torch.cat([batch.xyz_a, near], dim=1).to(device)
         valid, weight = valid.to(device), batch.weight.to(device)
-        moments, rows = self._moments(field, torch.cat([batch.frame_a, batch.frame_b, other, *self._around(other)]))
-        in_a, in_b, in_other, *in_three = rows.chunk(6)
+        bends = max(1, len(other) // 4)  # frames at which the paths' bends are looked at
+        frames = [batch.frame_a, batch.frame_b, other, *self._around(other[:bends])]
+        moments, rows = self._moments(field, torch.cat(frames))
+        in_a, in_b, in_other, *in_three = rows.split([len(f) for f in frames])
         canonical = moments.to_canonical(source, in_a)
         at_b = moments.from_canonical(canonical, in_b)
         transport = losses.transport_residual(at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust)
@@ -97,7 +99,7 @@ class FieldObjective:
             at_other, other.to(device), self.seen_there, self.half_size, margin=2 * config.robust
         )
         silhouette = (off_mask + in_front).mean()
-        smooth = self._smooth(moments, canonical[:, : few // 4].detach(), in_three)
+        smooth = self._smooth(moments, canonical[:bends, :few].detach(), in_three)
         return FieldTerms(transport, isometry, silhouette, smooth)
 
     def _around(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:

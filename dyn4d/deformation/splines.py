@@ -180,7 +180,9 @@ class _Couple(torch.autograd.Function):
             couple_points_backward, ends, pieces, x, planes, int(ctx.inverse), _settings(), grads[0].contiguous(),
             v_x, v_planes,
         )  # fmt: skip
-        return v_x, v_planes.reshape(len(planes), each, *planes.shape[1:]).sum(1), None, None, None
+        if each > 1:
+            v_planes = v_planes.reshape(len(planes), each, *planes.shape[1:]).sum(1)
+        return v_x, v_planes, None, None, None
 
 
 def _settings() -> Tensor:

@@ -27,8 +27,8 @@ class GaussiansConfig:
     """Learning rate of the scales (as logarithms)."""
     lr_quat: float = 2e-3
     """Learning rate of the rotations."""
-    lr_field: float = 3e-4
-    """Learning rate of the deformation field; decays to a twentieth."""
+    lr_field: float = 1e-3
+    """Learning rate of the deformation field (of its coarsest splines); decays to a twentieth."""
     l1: float = 1.0
     """Weight of the mean absolute colour error."""
     ssim: float = 0.2
@@ -43,7 +43,7 @@ class GaussiansConfig:
     """Weight of each Gaussian's smallest scale, relative to the object's half size."""
     field: float = 1.0
     """Weight of the field's own terms (correspondences, isometry, silhouettes) during co-training."""
-    field_every: int = 2
+    field_every: int = 4
     """The field's own terms are evaluated at every n-th step, n times as strongly."""
     random_background: bool = True
     """Draw a new background colour at each step, so that the object does not become transparent."""
