@@ -154,7 +154,8 @@ class Clip:
 
 
 def _select(value: T, rows: Tensor) -> T:
-    changes = {f.name: getattr(value, f.name)[rows] for f in fields(value)}  # type: ignore[arg-type]
+    values = {f.name: getattr(value, f.name) for f in fields(value)}  # type: ignore[arg-type]
+    changes = {name: column[rows] for name, column in values.items() if column is not None}
     return replace(value, **changes)  # type: ignore[type-var]
 
 
@@ -325,6 +326,7 @@ class GaussianCloud:
         means: (G, 3) world units. quats_wxyz: (G, 4) of any length > 0. scales: (G, 3) > 0, standard deviations.
         opacities: (G,) in [0, 1]. sh: (G, K, 3) spherical-harmonics coefficients, K = (degree + 1)²;
             rgb = 0.5 + 0.28209479 · sh[:, 0] + higher bands.
+        confidence: (G,) in [0, 1], how often and how well each was seen, or None where nobody has said.
     """
 
     means: Tensor
@@ -332,6 +334,7 @@ class GaussianCloud:
     scales: Tensor
     opacities: Tensor
     sh: Tensor
+    confidence: Tensor | None = None
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}
@@ -340,6 +343,8 @@ class GaussianCloud:
             check_shape(f"GaussianCloud.{label}", getattr(self, label), shape, sizes)
         if sizes["K"] not in (1, 4, 9, 16, 25):
             raise ValueError(f"GaussianCloud.sh: {sizes['K']} coefficients; wanted 1, 4, 9, 16 or 25")
+        if self.confidence is not None:
+            check_shape("GaussianCloud.confidence", self.confidence, ("G",), sizes)
 
     def __len__(self) -> int:
         return self.means.shape[0]
@@ -352,7 +357,8 @@ class GaussianCloud:
         return _select(self, rows)
 
     def to(self, device: torch.device | str) -> GaussianCloud:
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: column.to(device) for name, column in values.items() if column is not None})
 
 
 @dataclass(frozen=True)

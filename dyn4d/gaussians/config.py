@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class GaussiansConfig:
     maximum: int = 16000
     """Densification never goes beyond this many."""
     sh_degree: int = 0
-    """Degree of the spherical harmonics of the colours, 0 to 3. 0: the same colour from everywhere."""
+    """Degree of the spherical harmonics of the colours, 0 to 3. 0: the same colour from everywhere. Bands are opened
+    one after another, each 15 % of the steps after the one before."""
     steps: int = 2000
     """Training steps; each draws one frame."""
     lr_means: float = 8e-4
@@ -39,6 +41,15 @@ class GaussiansConfig:
     """Weight of the difference to the depth map, relative to the object's half size."""
     depth_order: float = 0.02
     """Weight of pairs of pixels being in the depth map's order."""
+    depth_order_form: Literal["logistic", "tanh"] = "logistic"
+    """logistic: a pair pulls for as long as its order is wrong, and lets go once it is right; tanh: the published form,
+    which says nothing about pairs that are far in the wrong order."""
+    opacity: float = 0.0
+    """Weight of the mean opacity: drops Gaussians that nothing needs."""
+    scale: float = 0.0
+    """Weight of the mean scale, relative to the object's half size: keeps Gaussians small."""
+    exposure: bool = False
+    """Find a brightness for each frame and channel, for cameras that adapt theirs; means over the clip stay."""
     flatten: float = 0.0
     """Weight of each Gaussian's smallest scale, relative to the object's half size."""
     field: float = 1.0
@@ -68,7 +79,19 @@ class GaussiansConfig:
         for name in ("initial", "maximum", "densify_every", "field_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gaussians.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("steps", "margin", "l1", "ssim", "silhouette", "depth", "depth_order", "flatten", "field"):
+        for name in (
+            "steps",
+            "margin",
+            "l1",
+            "ssim",
+            "silhouette",
+            "depth",
+            "depth_order",
+            "flatten",
+            "opacity",
+            "scale",
+            "field",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"gaussians.{name} must not be negative, but is {getattr(self, name)}")
         for name in ("densify_from", "densify_until", "densify_share", "prune_opacity"):

@@ -17,9 +17,11 @@ from dyn4d.core.checks import require_finite
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Field, Progress
 from dyn4d.core.types import Camera, Clip, FramePoints, GaussianCloud
+from dyn4d.gaussians.confidence import confidence
 from dyn4d.gaussians.config import GaussiansConfig
 from dyn4d.gaussians.densify import PullStatistics, densify
 from dyn4d.gaussians.evaluate import input_metrics
+from dyn4d.gaussians.exposure import Exposure
 from dyn4d.gaussians.init import initial_cloud
 from dyn4d.gaussians.losses import RenderTerms, render_terms
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser
@@ -54,6 +56,8 @@ class CotrainState:
     pull: PullStatistics
     step: int
     curves: dict[str, list[list[float]]]
+    exposure: Exposure | None = None
+    exposure_optimiser: torch.optim.Adam | None = None
 
 
 def field_parameters(field: Field) -> dict[str, nn.Parameter]:
@@ -63,11 +67,13 @@ def field_parameters(field: Field) -> dict[str, nn.Parameter]:
     return {}
 
 
-def draw_frame(model: GaussianModel, field: Field, target: FrameTarget) -> tuple[Tensor, Tensor, dict[str, Any]]:
+def draw_frame(
+    model: GaussianModel, field: Field, target: FrameTarget, *, sh_degree: int | None = None
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Draw the Gaussians at a target's time into its window: (h, w, 4) colour and depth, (h, w, 1) alpha, and the
-    rasteriser's `info`."""
-    cloud = model.cloud()
-    moved = move(cloud.means, cloud.quats_wxyz, cloud.scales, field, target.time)
+    rasteriser's `info`. `sh_degree`: of the bands that are open, all if not given."""
+    cloud = model.cloud(sh_degree)
+    moved = move(cloud, field, target.time)
     height, width = target.mask.shape
     renders, alphas, info = rasterization(
         means=moved.means,
@@ -75,7 +81,7 @@ def draw_frame(model: GaussianModel, field: Field, target: FrameTarget) -> tuple
         scales=None,
         covars=moved.covars,
         opacities=cloud.opacities,
-        colors=cloud.sh,
+        colors=moved.sh,
         sh_degree=cloud.sh_degree,
         viewmats=target.cam_from_world.unsqueeze(0),
         Ks=target.K.unsqueeze(0),
@@ -83,6 +89,7 @@ def draw_frame(model: GaussianModel, field: Field, target: FrameTarget) -> tuple
         height=height,
         render_mode="RGB+ED",
         packed=False,
+        absgrad=True,
     )
     return renders[0], alphas[0], info
 
@@ -100,25 +107,43 @@ def cotrain_step(
     """One gradient step on Gaussians and field; changes `state`, opens no file. Returns the loss and its terms."""
     generator = torch.Generator().manual_seed(seed)
     colour = torch.rand(3, generator=generator).to(background) if config.random_background else background
-    render, alpha, info = draw_frame(state.model, state.field, target)
-    info["means2d"].retain_grad()
-    terms = render_terms(render, alpha, target, colour=colour, half_size=half_size, generator=generator)
-    loss = terms.weighted(config)
-    if config.flatten:
-        loss = loss + config.flatten * state.model.log_scales.exp().amin(-1).mean() / half_size
+    render, alpha, info = draw_frame(state.model, state.field, target, sh_degree=open_bands(state.step, config))
+    if state.exposure is not None:
+        render = torch.cat([render[..., :3] * state.exposure.gains()[target.frame], render[..., 3:]], dim=-1)
+    terms = render_terms(
+        render, alpha, target, colour=colour, half_size=half_size, generator=generator,
+        order_form=config.depth_order_form,
+    )  # fmt: skip
+    loss = terms.weighted(config) + shape_terms(state.model, config, half_size)
     due = config.field > 0 and state.step % config.field_every == 0
     if regulariser is not None and state.field_optimiser is not None and due:
         loss = loss + config.field * config.field_every * regulariser(state.field, seed)
     require_finite(loss, f"gaussians step {state.step}, frame {target.frame}")
-    state.gaussian_optimiser.zero_grad()
-    if state.field_optimiser is not None:
-        state.field_optimiser.zero_grad()
+    optimisers = [optimiser for optimiser, _ in _optimisers(state).values()]
+    for optimiser in optimisers:
+        optimiser.zero_grad()
     loss.backward()
-    state.pull.add(info["means2d"].grad[0], info["radii"][0])
-    state.gaussian_optimiser.step()
-    if state.field_optimiser is not None:
-        state.field_optimiser.step()
+    state.pull.add(info["means2d"].absgrad[0], info["radii"][0])
+    for optimiser in optimisers:
+        optimiser.step()
     return float(loss.detach()), terms
+
+
+def open_bands(step: int, config: GaussiansConfig) -> int:
+    """Degree of the spherical harmonics in use at a step."""
+    return min(config.sh_degree, int(step / (0.15 * max(config.steps, 1))))
+
+
+def shape_terms(model: GaussianModel, config: GaussiansConfig, half_size: float) -> Tensor:
+    """Weighted means over the Gaussians that no picture asks for: flat, faint, small."""
+    total = model.means.new_zeros(())
+    if config.flatten:
+        total = total + config.flatten * model.log_scales.exp().amin(-1).mean() / half_size
+    if config.scale:
+        total = total + config.scale * model.log_scales.exp().mean() / half_size
+    if config.opacity:
+        total = total + config.opacity * torch.sigmoid(model.logit_opacities).mean()
+    return total
 
 
 def set_rates(state: CotrainState, config: GaussiansConfig, half_size: float) -> None:
@@ -210,9 +235,14 @@ def cotrain(
         cloud = GaussianCloud(
             cloud.means, nn.functional.normalize(cloud.quats_wxyz, dim=-1), cloud.scales, cloud.opacities, cloud.sh
         )
+        cloud = replace(cloud, confidence=confidence(cloud, state.field, targets))
+        gains = state.exposure.gains() if state.exposure is not None else None
     metrics = {
         "background": list(background),
-        "input": input_metrics(clip, cloud, state.field, cameras, background, device=device, progress=progress),
+        "exposure": gains.tolist() if gains is not None else None,
+        "input": input_metrics(
+            clip, cloud, state.field, cameras, background, gains=gains, device=device, progress=progress
+        ),
         "count": len(cloud),
         "curves": state.curves,
     }
@@ -263,6 +293,9 @@ def _start(
         )
     curves: dict[str, list[list[float]]] = {"l1": [], "ssim": [], "silhouette": [], "depth": [], "count": []}
     state = CotrainState(model, field, optimiser, field_optimiser, PullStatistics(len(model), device), 0, curves)
+    if config.exposure:
+        state.exposure = Exposure(len(clip)).to(device)
+        state.exposure_optimiser = state.exposure.optimiser()
     if saved is not None:
         restore_state(state, saved.tensors, saved.config)
     return state
@@ -276,6 +309,8 @@ def _optimisers(state: CotrainState) -> dict[str, tuple[torch.optim.Adam, dict[s
     out = {"gaussians": (state.gaussian_optimiser, {name: getattr(state.model, name) for name in NAMES})}
     if state.field_optimiser is not None:
         out["field"] = (state.field_optimiser, field_parameters(state.field))
+    if state.exposure is not None and state.exposure_optimiser is not None:
+        out["exposure"] = (state.exposure_optimiser, dict(state.exposure.named_parameters()))
     return out
 
 
@@ -285,6 +320,8 @@ def save_state(path: Path, state: CotrainState) -> None:
     if isinstance(state.field, nn.Module):
         tensors |= {f"field.{key}": value.detach().cpu() for key, value in state.field.state_dict().items()}
     tensors |= {"pull.total": state.pull.total.cpu(), "pull.seen": state.pull.seen.cpu()}
+    if state.exposure is not None:
+        tensors["exposure"] = state.exposure.log_gains.detach().cpu()
     for label, (optimiser, parameters) in _optimisers(state).items():
         tensors |= adam_tensors(label, optimiser, parameters)
     save_tensors(path, tensors, {"step": state.step, "curves": state.curves}, CHECKPOINT)
@@ -294,6 +331,9 @@ def restore_state(state: CotrainState, tensors: dict[str, Tensor], config: dict[
     """Put back what `save_state` took; model and field already hold their tensors."""
     state.step, state.curves = int(config["step"]), config["curves"]
     device = state.model.means.device
+    if state.exposure is not None:
+        with torch.no_grad():
+            state.exposure.log_gains.copy_(tensors["exposure"])
     state.pull.total, state.pull.seen = tensors["pull.total"].to(device), tensors["pull.seen"].to(device)
     for label, (optimiser, parameters) in _optimisers(state).items():
         restore_adam(label, optimiser, parameters, tensors)

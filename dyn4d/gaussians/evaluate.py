@@ -23,6 +23,7 @@ def input_metrics(
     cameras: Camera,
     background: tuple[float, float, float],
     *,
+    gains: torch.Tensor | None = None,
     device: torch.device,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -49,6 +50,9 @@ def input_metrics(
             backgrounds=torch.tensor([background], device=device),
             packed=False,
         )
+        if gains is not None:  # of the frame (T, 3), on the object alone
+            behind = (1 - alphas) * torch.tensor(background, device=device)
+            renders = (renders - behind) * gains[i] + behind
         picture, alpha = renders[0].clamp(0, 1).cpu(), alphas[0, ..., 0].cpu()
         truth = torch.from_numpy(np.ascontiguousarray(clip.images[i])).float() / 255
         mask = torch.from_numpy(np.ascontiguousarray(clip.masks[i]))

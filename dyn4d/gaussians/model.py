@@ -51,14 +51,15 @@ class GaussianModel(nn.Module):
     def __len__(self) -> int:
         return self.means.shape[0]
 
-    def cloud(self) -> GaussianCloud:
-        """The Gaussians with activated values; differentiable."""
+    def cloud(self, sh_degree: int | None = None) -> GaussianCloud:
+        """The Gaussians with activated values, differentiable; colours up to `sh_degree`, or all."""
+        rest = self.sh_rest if sh_degree is None else self.sh_rest[:, : (sh_degree + 1) ** 2 - 1]
         return GaussianCloud(
             means=self.means,
             quats_wxyz=self.quats,
             scales=self.log_scales.exp(),
             opacities=torch.sigmoid(self.logit_opacities),
-            sh=torch.cat([self.sh_dc, self.sh_rest], dim=1),
+            sh=torch.cat([self.sh_dc, rest], dim=1) if rest.shape[1] else self.sh_dc,
         )
 
     def raw(self) -> dict[str, Tensor]:

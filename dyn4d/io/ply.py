@@ -73,7 +73,7 @@ def _rest_names(count: int) -> tuple[str, ...]:
 
 
 def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
-    """Write a cloud in the standard 3DGS layout, atomically.
+    """Write a cloud in the standard 3DGS layout, atomically; a confidence is one property more, at the end.
 
     Opacities are kept 1e-7 off 0 and 1, whose logits are infinite; quaternions are written with length 1.
     """
@@ -89,6 +89,8 @@ def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
         (_SCALE, _array(cloud.scales.double().clamp_min(_SMALLEST_SCALE).log())),
         (_ROTATION, _array(torch.nn.functional.normalize(cloud.quats_wxyz.double(), dim=-1))),
     ]
+    if cloud.confidence is not None:
+        columns.append((("confidence",), _array(cloud.confidence)[:, None]))
     names = [name for group, _ in columns for name in group]
     table = np.concatenate([values.astype("<f4") for _, values in columns], axis=1)
     # All fields are floats in a row: the table already has the bytes of the records.
@@ -205,6 +207,7 @@ def read_ply(path: str | Path) -> GaussianCloud | PointCloud:
         scales=_columns(vertices, _SCALE).exp(),
         opacities=_columns(vertices, ("opacity",))[:, 0].sigmoid(),
         sh=sh.contiguous(),
+        confidence=_columns(vertices, ("confidence",))[:, 0] if "confidence" in (vertices.dtype.names or ()) else None,
     )
 
 

@@ -45,3 +45,32 @@ def sh_colors(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor:
     count = (degree + 1) ** 2
     basis = sh_basis(degree, directions)
     return ((basis.unsqueeze(-1) * coefficients[..., :count, :]).sum(-2) + 0.5).clamp_min(0)
+
+
+def rotate_sh(coefficients: Tensor, rotation: Tensor) -> Tensor:
+    """Coefficients (G, K, 3) of the same colours turned by rotations (G, 3, 3): seen along R d they look as before
+    along d.
+
+    A band of degree l is turned within itself: its values in a few fixed directions d are those that it had along Rᵀ d,
+    and give the new coefficients back by least squares, exactly.
+    """
+    degree = round(coefficients.shape[1] ** 0.5) - 1
+    if degree == 0:
+        return coefficients
+    directions = _directions().to(coefficients)
+    before = sh_basis(degree, directions @ rotation)  # rows: Rᵀ d
+    there = sh_basis(degree, directions.double())
+    out = [coefficients[:, :1]]
+    for band in range(1, degree + 1):
+        part = slice(band * band, (band + 1) ** 2)
+        back = torch.linalg.pinv(there[:, part]).to(coefficients)
+        out.append(back @ (before[..., part] @ coefficients[:, part]))
+    return torch.cat(out, dim=1)
+
+
+def _directions() -> Tensor:
+    """(16, 3) directions that tell all functions of a band up to degree 4 apart: a Fibonacci spiral."""
+    i = torch.arange(16, dtype=torch.float64) + 0.5
+    z, turn = 1 - i / 8, torch.pi * (1 + 5**0.5) * i
+    radius = (1 - z * z).sqrt()
+    return torch.stack([radius * torch.cos(turn), radius * torch.sin(turn), z], dim=-1)

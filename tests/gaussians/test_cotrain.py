@@ -12,14 +12,16 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import SilentProgress
 from dyn4d.core.rotations import wxyz_to_matrix
 from dyn4d.core.types import Camera, Clip, FramePoints, GaussianCloud, Timeline
+from dyn4d.gaussians.confidence import confidence
 from dyn4d.gaussians.config import GaussiansConfig
-from dyn4d.gaussians.cotrain import cotrain
+from dyn4d.gaussians.cotrain import cotrain, open_bands
 from dyn4d.gaussians.densify import PullStatistics, densify
 from dyn4d.gaussians.init import SH_DC, initial_cloud, surface_frames, voxel_average
 from dyn4d.gaussians.losses import compose, depth_order_error
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser, change_rows
 from dyn4d.gaussians.targets import background_colour, make_target
-from dyn4d.gaussians.warp import covariance, move, move_cloud
+from dyn4d.gaussians.warp import covariance, move, move_cloud, nearest_rotation
+from dyn4d.raster.sh import sh_colors
 
 SIZE, FRAMES = 40, 3
 
@@ -95,7 +97,7 @@ def make_clip() -> tuple[Clip, FramePoints, Camera]:
 def test_moved_cloud_has_the_moved_covariance() -> None:
     cloud, field = random_cloud(), Affine()
     moved = move_cloud(cloud, field, 0.7)
-    exact = move(cloud.means, cloud.quats_wxyz, cloud.scales, field, 0.7)
+    exact = move(cloud, field, 0.7)
     assert torch.allclose(moved.means, exact.means)
     again = covariance(wxyz_to_matrix(moved.quats_wxyz), moved.scales)
     assert torch.allclose(again, exact.covars, atol=1e-6)
@@ -224,8 +226,24 @@ def test_depth_order_is_zero_in_order_and_large_out_of_it() -> None:
     slope = torch.linspace(1, 2, target.mask.shape[1]).expand(target.mask.shape)
     sloped = replace(target, depth=slope * target.mask)
     generator = torch.Generator().manual_seed(0)
-    assert depth_order_error(slope, sloped, 1.0, generator) < 1e-3
-    assert depth_order_error(-slope, sloped, 1.0, generator) > 1.9
+    for form, most, least in (("tanh", 1e-3, 1.9), ("logistic", 1e-4, 0.3)):
+        assert depth_order_error(slope, sloped, 1.0, generator, form=form) < most
+        assert depth_order_error(-slope, sloped, 1.0, generator, form=form) > least
+
+
+def test_only_the_logistic_depth_order_pulls_at_what_is_far_out_of_order() -> None:
+    clip, points, camera = make_clip()
+    target = make_target(clip, camera, points, 0, margin=4)
+    assert target is not None
+    slope = torch.linspace(1, 2, target.mask.shape[1]).expand(target.mask.shape)
+    sloped = replace(target, depth=slope * target.mask)
+    pulls = []
+    for form in ("tanh", "logistic"):
+        drawn = (-20 * slope).clone().requires_grad_(True)
+        depth_order_error(drawn, sloped, 1.0, torch.Generator().manual_seed(0), form=form).backward()
+        pulls.append(float(drawn.grad.abs().sum()))
+    assert pulls[0] < 1e-6
+    assert pulls[1] > 0.1
 
 
 CONFIG = GaussiansConfig(initial=250, maximum=300, steps=40, densify_every=10, margin=4, lr_means=1e-3)
@@ -265,9 +283,82 @@ def test_resumed_training_ends_where_an_unbroken_one_does(tmp_path: Path) -> Non
     with pytest.raises(Stop):
         run(config, state, StopsHalfWay())
     resumed, whole = run(config, state), run(CONFIG)
-    for name, value in vars(whole.cloud).items():
+    for name, value in vars(whole.cloud).items():  # with their confidence
         assert torch.equal(getattr(resumed.cloud, name), value), name
     assert resumed.metrics["input"] == whole.metrics["input"]
+
+
+def test_exposure_finds_the_brightness_of_each_frame() -> None:
+    clip, points, camera = make_clip()
+    true = np.array([0.8, 1.0, 1.25])
+    dark = [np.where(clip.masks[0][..., None], 0.8 * image, image) for image in clip.images]
+    frames = [np.where(m[..., None], np.round(d * g), d).astype(np.uint8) for d, m, g in zip(dark, clip.masks, true)]
+    changed = replace(clip, images=frames)
+    config = replace(CONFIG, exposure=True, steps=400, densify_until=0.2)
+    result = cotrain(
+        changed, points, Still(), camera, config, device=torch.device("cpu"), seed=0, progress=SilentProgress()
+    )
+    gains = np.array(result.metrics["exposure"])
+    assert np.allclose(np.log(gains).mean(0), 0, atol=1e-5)
+    assert np.allclose(gains.mean(1), true, rtol=0.05)
+
+
+def test_resuming_keeps_the_exposure(tmp_path: Path) -> None:
+    config = replace(CONFIG, exposure=True)
+    whole = run(config)
+    state = tmp_path / "state.safetensors"
+    run(replace(config, checkpoint_seconds=1e-6), state)  # its last save is a step before the end
+    resumed = run(config, state)
+    assert resumed.metrics["exposure"] == whole.metrics["exposure"]
+
+
+def test_confidence_tells_what_was_seen_from_what_was_not() -> None:
+    clip, points, camera = make_clip()
+    targets = [make_target(clip, camera, points, i, margin=4) for i in range(FRAMES)]
+    cloud = run(CONFIG).cloud
+    hidden = replace(cloud, means=cloud.means + torch.tensor([0.0, 0.0, 0.5]))  # behind the square
+    both = GaussianCloud(*(torch.cat([getattr(c, n) for c in (cloud, hidden)])
+                           for n in ("means", "quats_wxyz", "scales", "opacities", "sh")))  # fmt: skip
+    found = confidence(both, Still(), [t for t in targets if t is not None])
+    assert ((found >= 0) & (found <= 1)).all()
+    front, back = found[: len(cloud)], found[len(cloud) :]
+    assert front.median() > 0.5
+    assert back.median() < 0.1
+    inverted = [replace(t, image=255 - t.image) for t in targets if t is not None]
+    assert confidence(cloud, Still(), inverted).mean() < 0.5 * front.mean(), "seen, but not met"
+
+
+def test_nearest_rotation_is_the_polar_factor() -> None:
+    jacobian = torch.eye(3) + 0.3 * torch.randn(50, 3, 3, generator=torch.Generator().manual_seed(0))
+    jacobian = jacobian[torch.linalg.det(jacobian) > 0.2]
+    u, _, v = torch.linalg.svd(jacobian)
+    assert torch.allclose(nearest_rotation(jacobian), u @ v, atol=1e-4)
+
+
+def test_colours_turn_with_the_object() -> None:
+    """A turned cloud seen by a turned camera looks like the cloud."""
+
+    class Turning(Affine):
+        def matrix(self, t: float) -> torch.Tensor:
+            c, s = np.cos(1.1 * t), np.sin(1.1 * t)
+            return torch.tensor([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]], dtype=torch.float32)
+
+        def from_canonical(self, xyz: torch.Tensor, t: float) -> torch.Tensor:
+            return xyz @ self.matrix(t).T
+
+    cloud = random_cloud()
+    turned = move_cloud(cloud, Turning(), 0.7)
+    directions = torch.nn.functional.normalize(torch.randn(30, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    seen = sh_colors(1, directions, cloud.sh)
+    there = sh_colors(1, directions @ Turning().matrix(0.7).T, turned.sh)
+    assert torch.allclose(seen, there, atol=1e-5)
+    assert torch.allclose(move(cloud, Turning(), 0.7).sh, turned.sh, atol=1e-5)
+
+
+def test_bands_open_one_after_another() -> None:
+    config = replace(CONFIG, sh_degree=2, steps=100)
+    assert [open_bands(step, config) for step in (0, 14, 15, 29, 30, 99)] == [0, 0, 1, 1, 2, 2]
+    assert run(replace(config, steps=30)).cloud.sh_degree == 2
 
 
 def test_no_usable_frame_is_one_error() -> None:

@@ -1,0 +1,48 @@
+"""How much each Gaussian is to be believed: how often the clip saw it, and how well what it saw was met."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dyn4d.core.protocols import Field
+from dyn4d.core.types import GaussianCloud
+from dyn4d.gaussians.targets import FrameTarget
+from dyn4d.gaussians.warp import move
+from dyn4d.raster import rasterization
+
+SEEN = 0.5  # pixels of a frame that a Gaussian has to itself, from which on it counts as seen
+WRONG = 0.25  # mean colour error at which a pixel says nothing for the Gaussians in it
+ENOUGH = 3.0  # frames that make a confidence of 1 - 1/e, or a third of the clip's frames if those are fewer
+
+
+def confidence(cloud: GaussianCloud, field: Field, targets: Sequence[FrameTarget]) -> Tensor:
+    """(G,) in [0, 1]: 1 - exp(-seen / enough), where each frame adds what it saw of the Gaussian, at most 1, times how
+    well its pixels were met. 0: no frame ever saw it; what is there is a guess of the field.
+
+    A Gaussian's share in the pixels is read off the gradient of the drawn pictures by its colour.
+
+    Args:
+        cloud: canonical. targets: the frames, on the cloud's device.
+    """
+    seen = torch.zeros(len(cloud), device=cloud.means.device)
+    for target in targets:
+        with torch.no_grad():
+            moved = move(cloud, field, target.time)
+        height, width = target.mask.shape
+        colours = (0.5 + 0.28209479177387814 * cloud.sh[:, 0]).detach().requires_grad_(True)
+        with torch.enable_grad():
+            renders, _, _ = rasterization(
+                moved.means.detach(), None, None, cloud.opacities.detach(), colours,
+                target.cam_from_world[None], target.K[None], width, height, covars=moved.covars.detach(),
+            )  # fmt: skip
+            picture = renders[0]
+            error = (picture.detach() - target.image.float() / 255).abs().mean(-1)
+            met = (1 - error / WRONG).clamp(0, 1) * target.mask
+            by_colour = torch.stack([target.mask.float(), met, torch.zeros_like(met)], dim=-1)
+            share = torch.autograd.grad((picture * by_colour).sum(), colours)[0]
+        pixels, good = share[:, 0], share[:, 1]
+        seen += (pixels / SEEN).clamp(0, 1) * good / pixels.clamp_min(1e-6)
+    return 1 - torch.exp(-seen / max(min(ENOUGH, len(targets) / 3), 1e-6))
