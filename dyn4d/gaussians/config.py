@@ -37,13 +37,16 @@ class GaussiansConfig:
     """Weight of 1 - SSIM."""
     silhouette: float = 0.3
     """Weight of the difference between coverage and mask."""
-    depth: float = 0.3
+    depth: float = 1.5
     """Weight of the difference to the depth map, relative to the object's half size."""
     depth_order: float = 0.02
     """Weight of pairs of pixels being in the depth map's order."""
     depth_order_form: Literal["logistic", "tanh"] = "logistic"
     """logistic: a pair pulls for as long as its order is wrong, and lets go once it is right; tanh: the published form,
     which says nothing about pairs that are far in the wrong order."""
+    needles: float = 0.1
+    """Weight of how far, as a logarithm, each Gaussian's longest axis is over four times its second: a needle that one
+    camera sees end on is a spike for all others."""
     opacity: float = 0.0
     """Weight of the mean opacity: drops Gaussians that nothing needs."""
     scale: float = 0.0
@@ -79,19 +82,8 @@ class GaussiansConfig:
         for name in ("initial", "maximum", "densify_every", "field_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"gaussians.{name} must be at least 1, not {getattr(self, name)}")
-        for name in (
-            "steps",
-            "margin",
-            "l1",
-            "ssim",
-            "silhouette",
-            "depth",
-            "depth_order",
-            "flatten",
-            "opacity",
-            "scale",
-            "field",
-        ):
+        weights = "l1 ssim silhouette depth depth_order flatten needles opacity scale field"
+        for name in ("steps", "margin", *weights.split()):
             if getattr(self, name) < 0:
                 raise ValueError(f"gaussians.{name} must not be negative, but is {getattr(self, name)}")
         for name in ("densify_from", "densify_until", "densify_share", "prune_opacity"):

@@ -31,6 +31,8 @@ from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_t
 from dyn4d.raster import rasterization
 
 CHECKPOINT = "dyn4d-cotrain/1"
+LONGEST = math.log(4.0)
+"""Logarithm of the length of a Gaussian's longest axis over its second, from which on it is a needle."""
 Regulariser = Callable[[Field, int], Tensor]
 """The field's own weighted loss on a batch drawn by a seed."""
 
@@ -135,8 +137,11 @@ def open_bands(step: int, config: GaussiansConfig) -> int:
 
 
 def shape_terms(model: GaussianModel, config: GaussiansConfig, half_size: float) -> Tensor:
-    """Weighted means over the Gaussians that no picture asks for: flat, faint, small."""
+    """Weighted means over the Gaussians that no picture asks for: flat, small, faint, and no needles."""
     total = model.means.new_zeros(())
+    if config.needles:
+        longest, second = model.log_scales.topk(2, dim=-1).values.unbind(-1)
+        total = total + config.needles * (longest - second - LONGEST).clamp_min(0).mean()
     if config.flatten:
         total = total + config.flatten * model.log_scales.exp().amin(-1).mean() / half_size
     if config.scale:

@@ -9,7 +9,7 @@ import torch
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import SilentProgress
-from dyn4d.core.types import Camera, FramePoints, LiftedPairs
+from dyn4d.core.types import Camera, FramePoints, GaussianCloud, LiftedPairs
 from dyn4d.deformation.config import DeformationConfig
 from dyn4d.deformation.field import TrajectoryField, cycle_error
 from dyn4d.deformation.files import load_field
@@ -65,12 +65,13 @@ def test_the_search_for_a_canonical_point_ends_near() -> None:
 
 
 def test_learnt_axes_have_a_gradient_and_derived_ones_have_none() -> None:
-    x, quats, scales = points(6), torch.tensor([1.0, 0, 0, 0]).repeat(6, 1), torch.full((6, 3), 0.1)
+    quats, scales = torch.tensor([1.0, 0, 0, 0]).repeat(6, 1), torch.full((6, 3), 0.1)
+    cloud = GaussianCloud(points(6), quats, scales, torch.ones(6), torch.zeros(6, 1, 3))
     learnt = offsets(0.1)
-    move(x, quats, scales, learnt, 0.4).covars.sum().backward()
+    move(cloud, learnt, 0.4).covars.sum().backward()
     assert learnt.head.weight.grad is not None and bool((learnt.head.weight.grad[3:] != 0).any())
     assert bool((learnt.head.weight.grad[:3] == 0).all())
-    assert not move(x, quats, scales, published(), 0.4).covars.requires_grad
+    assert not move(cloud, published(), 0.4).covars.requires_grad
 
 
 @pytest.mark.parametrize("when", [0.4, "rows", "each"])

@@ -14,7 +14,7 @@ from dyn4d.core.rotations import wxyz_to_matrix
 from dyn4d.core.types import Camera, Clip, FramePoints, GaussianCloud, Timeline
 from dyn4d.gaussians.confidence import confidence
 from dyn4d.gaussians.config import GaussiansConfig
-from dyn4d.gaussians.cotrain import cotrain, open_bands
+from dyn4d.gaussians.cotrain import cotrain, open_bands, shape_terms
 from dyn4d.gaussians.densify import PullStatistics, densify
 from dyn4d.gaussians.init import SH_DC, initial_cloud, surface_frames, voxel_average
 from dyn4d.gaussians.losses import compose, depth_order_error
@@ -353,6 +353,18 @@ def test_colours_turn_with_the_object() -> None:
     there = sh_colors(1, directions @ Turning().matrix(0.7).T, turned.sh)
     assert torch.allclose(seen, there, atol=1e-5)
     assert torch.allclose(move(cloud, Turning(), 0.7).sh, turned.sh, atol=1e-5)
+
+
+def test_needles_cost_and_discs_do_not() -> None:
+    config = replace(CONFIG, needles=1.0)
+    cloud = random_cloud(2)
+    costs = []
+    for scales in ([1.0, 1.0, 0.01], [1.0, 0.3, 0.3], [1.0, 0.1, 0.1], [0.05, 1.0, 0.05]):
+        model = GaussianModel.from_cloud(replace(cloud, scales=torch.tensor([scales, scales])), 0)
+        costs.append(float(shape_terms(model, config, 1.0).detach()))
+    assert costs[:2] == [0.0, 0.0]
+    assert costs[2] == pytest.approx(np.log(2.5), abs=1e-5)
+    assert costs[3] == pytest.approx(np.log(5.0), abs=1e-5)
 
 
 def test_bands_open_one_after_another() -> None:
