@@ -24,7 +24,7 @@ class DeformationConfig:
     time_scale: float = 0.4
     """Bandwidth of the time features: their input scale is this times the clip's number of frames."""
     root: bool = True
-    """Take the object's dominant rigid motion out first, in closed form, so that the network models only the rest."""
+    """Take the object's dominant rigid motion out first, in closed form, so that the splines model only the rest."""
     steps: int = 600
     """Optimisation steps of the fit."""
     pairs_per_step: int = 24

@@ -8,10 +8,12 @@ neighbours, and a point costs 16 look-ups a layer where a network of equal detai
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from dyn4d.deformation.splines import Layout, couple, refinement
+from dyn4d.deformation.splines import refinement
 
 COARSEST = 4
 """Cells a side of the first level; each level has twice as many as the one before."""
@@ -27,8 +29,15 @@ def levels_of(cells: int) -> list[int]:
     return levels
 
 
+def coarse_to_fine(levels: int, progress: float) -> Tensor:
+    """Window (levels,) at `progress` in [0, 1]: levels open one after another, smoothly (as in BARF and Nerfies)."""
+    alpha = progress * levels - torch.arange(levels, dtype=torch.float32)
+    return 0.5 * (1 - torch.cos(math.pi * alpha.clamp(0, 1)))
+
+
 class CouplingStack(nn.Module):
-    """Coupling layers one after another, over normalised coordinates (about [-1, 1]³); the identity when made.
+    """The control points of coupling layers one after another, over normalised coordinates (about [-1, 1]³), which
+    `splines.couple` moves points with; the identity when made.
 
     Coordinates are moved in the fixed order x y z x y z …, so that every one is covered alike.
 
@@ -72,16 +81,3 @@ class CouplingStack(nn.Module):
         if total is None:
             total = code.new_zeros(len(code) * self.layers, side, 2 * side)
         return total.reshape(len(code), self.layers, side, side, 2)
-
-    def forward(self, x: Tensor, code: Tensor) -> Tensor:
-        """Canonical points (B, N, 3) -> points at the times of the codes (B, C)."""
-        return self._run(x, code)[0]
-
-    def inverse(self, y: Tensor, code: Tensor) -> Tensor:
-        """The exact inverse of `forward`."""
-        return self._run(y, code, inverse=True)[0]
-
-    def _run(self, x: Tensor, code: Tensor, *, inverse: bool = False) -> tuple[Tensor, Tensor | None]:
-        layout = Layout.of(list(range(len(x))), [x.shape[1]] * len(x), len(x))
-        moved, jacobian = couple(x.reshape(-1, 3), self.planes(code), layout, inverse=inverse)
-        return moved.reshape(x.shape), jacobian

@@ -70,9 +70,3 @@ def fourier(pair: Tensor, bands: Tensor) -> Tensor:
     """Encode two coordinates (..., 2): themselves, then sine and cosine of each band, (L,) angular frequencies."""
     angle = (pair.unsqueeze(-1) * bands).flatten(-2)
     return torch.cat([pair, torch.sin(angle), torch.cos(angle)], dim=-1)
-
-
-def coarse_to_fine(levels: int, progress: float) -> Tensor:
-    """Window (levels,) at `progress` in [0, 1]: levels open one after another, smoothly (as in BARF and Nerfies)."""
-    alpha = progress * levels - torch.arange(levels, dtype=torch.float32)
-    return 0.5 * (1 - torch.cos(math.pi * alpha.clamp(0, 1)))

@@ -40,7 +40,7 @@ class FieldShape:
 class Moments:
     """A field at some times: what depends on time alone is worked out once, and then any points can be moved.
 
-    Points are (B, N, 3) world units with rows (B,) that name their times, or flat runs of points with `counts`.
+    Points are (B, N, 3) world units, with rows (B,) that name their times.
     """
 
     def __init__(self, field: TrajectoryField, times: Tensor) -> None:
@@ -79,9 +79,8 @@ class Moments:
             move = couple_reference if learn else couple
             z, slopes = move(z, self.planes, runs.layout(self.count), jacobian=jacobian)
         if jacobian:
-            rotation = self.rotation[torch.repeat_interleave(runs.rows, runs.counts)]
-            if self.count == 1:
-                rotation = self.rotation
+            one = self.count == 1  # for all points
+            rotation = self.rotation if one else self.rotation[torch.repeat_interleave(runs.rows, runs.counts)]
             slopes = rotation.expand(len(z), 3, 3) if slopes is None else rotation @ slopes
         return self._turn(z, runs, back=False) * field.half_size + field.centre, slopes
 

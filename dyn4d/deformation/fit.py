@@ -17,7 +17,7 @@ from dyn4d.core.checks import require_finite
 from dyn4d.core.protocols import Progress
 from dyn4d.core.types import Camera, FramePoints, FrameReader, LiftedPairs
 from dyn4d.deformation.config import DeformationConfig
-from dyn4d.deformation.encodings import coarse_to_fine
+from dyn4d.deformation.coupling import coarse_to_fine
 from dyn4d.deformation.field import FieldShape, TrajectoryField, cycle_error
 from dyn4d.deformation.files import AnyField
 from dyn4d.deformation.objective import FieldObjective

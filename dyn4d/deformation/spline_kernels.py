@@ -18,6 +18,14 @@ _TWO, _THREE, _FOUR, _SIXTH = np.float32(2), np.float32(3), np.float32(4), np.fl
 
 
 @register_jitable
+def _layer(n, layers, backwards):
+    """The n-th layer from the first, or from the last: its number, the coordinate it moves, and the two others."""
+    layer = np.uint64(layers - 1 - n if backwards else n)
+    k = layer % np.uint64(3)
+    return layer, k, (k + np.uint64(1)) % np.uint64(3), (k + np.uint64(2)) % np.uint64(3)
+
+
+@register_jitable
 def _find(place, cells, domain):
     """First control point, the way into its cell in [0, 1), and cells a unit of length (0 beyond the border)."""
     steps = np.float32(cells) / (_TWO * domain)
@@ -129,9 +137,7 @@ def couple_points(lo: int, hi: int, pack: int) -> None:
                 for c in range(9):
                     slope[c // 3, c % 3] = _ONE if c % 4 == 0 else _ZERO
             for n in range(layers):
-                layer = np.uint64(layers - 1 - n if inverse else n)
-                k = layer % np.uint64(3)
-                a, b = (k + np.uint64(1)) % np.uint64(3), (k + np.uint64(2)) % np.uint64(3)
+                layer, k, a, b = _layer(n, layers, inverse)
                 i, f_u, steps_u = _find(x[a], cells, domain)
                 j, f_v, steps_v = _find(x[b], cells, domain)
                 by_u, by_v = _weights(f_u), _weights(f_v)
@@ -175,9 +181,7 @@ def couple_points_backward(lo: int, hi: int, pack: int) -> None:
                 x[c] = points[p, c]
                 v[c] = v_moved[p, c]
             for n in range(layers):
-                layer = np.uint64(layers - 1 - n if inverse else n)
-                k = layer % np.uint64(3)
-                a, b = (k + np.uint64(1)) % np.uint64(3), (k + np.uint64(2)) % np.uint64(3)
+                layer, k, a, b = _layer(n, layers, inverse)
                 i, f_u, _ = _find(x[a], cells, domain)
                 j, f_v, _ = _find(x[b], cells, domain)
                 by_u = _weights(f_u)
@@ -186,11 +190,8 @@ def couple_points_backward(lo: int, hi: int, pack: int) -> None:
                 given[n] = x[k]
                 x[k] = _apply(x[k], scale, _across(by_u, patch, 1), inverse)
             for m in range(layers):
-                n = np.uint64(layers - 1 - m)
-                layer = np.uint64(m) if inverse else n
-                k = layer % np.uint64(3)
-                a, b = (k + np.uint64(1)) % np.uint64(3), (k + np.uint64(2)) % np.uint64(3)
-                x[k] = given[n]
+                layer, k, a, b = _layer(m, layers, not inverse)
+                x[k] = given[layers - 1 - m]
                 i, f_u, steps_u = _find(x[a], cells, domain)
                 j, f_v, steps_v = _find(x[b], cells, domain)
                 by_u, by_v = _weights(f_u), _weights(f_v)

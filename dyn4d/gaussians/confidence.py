@@ -12,27 +12,34 @@ from dyn4d.core.types import GaussianCloud
 from dyn4d.gaussians.targets import FrameTarget
 from dyn4d.gaussians.warp import move
 from dyn4d.raster import rasterization
+from dyn4d.raster.sh import sh_colors
 
 SEEN = 0.5  # pixels of a frame that a Gaussian has to itself, from which on it counts as seen
 WRONG = 0.25  # mean colour error at which a pixel says nothing for the Gaussians in it
 ENOUGH = 3.0  # frames that make a confidence of 1 - 1/e, or a third of the clip's frames if those are fewer
 
 
-def confidence(cloud: GaussianCloud, field: Field, targets: Sequence[FrameTarget]) -> Tensor:
+def confidence(
+    cloud: GaussianCloud, field: Field, targets: Sequence[FrameTarget], *, gains: Tensor | None = None
+) -> Tensor:
     """(G,) in [0, 1]: 1 - exp(-seen / enough), where each frame adds what it saw of the Gaussian, at most 1, times how
     well its pixels were met. 0: no frame ever saw it; what is there is a guess of the field.
 
     A Gaussian's share in the pixels is read off the gradient of the drawn pictures by its colour.
 
     Args:
-        cloud: canonical. targets: the frames, on the cloud's device.
+        cloud: canonical. targets: the frames, on the cloud's device. gains: (T, 3) brightness of each frame, if any.
     """
     seen = torch.zeros(len(cloud), device=cloud.means.device)
     for target in targets:
         with torch.no_grad():
             moved = move(cloud, field, target.time)
+            towards = moved.means - torch.linalg.inv(target.cam_from_world)[:3, 3]
+            colours = sh_colors(cloud.sh_degree, towards, moved.sh)
+            if gains is not None:
+                colours = colours * gains[target.frame]
+        colours = colours.detach().requires_grad_(True)
         height, width = target.mask.shape
-        colours = (0.5 + 0.28209479177387814 * cloud.sh[:, 0]).detach().requires_grad_(True)
         with torch.enable_grad():
             renders, _, _ = rasterization(
                 moved.means.detach(), None, None, cloud.opacities.detach(), colours,

@@ -240,8 +240,8 @@ def cotrain(
         cloud = GaussianCloud(
             cloud.means, nn.functional.normalize(cloud.quats_wxyz, dim=-1), cloud.scales, cloud.opacities, cloud.sh
         )
-        cloud = replace(cloud, confidence=confidence(cloud, state.field, targets))
         gains = state.exposure.gains() if state.exposure is not None else None
+        cloud = replace(cloud, confidence=confidence(cloud, state.field, targets, gains=gains))
     metrics = {
         "background": list(background),
         "exposure": gains.tolist() if gains is not None else None,

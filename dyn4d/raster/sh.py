@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -57,17 +59,21 @@ def rotate_sh(coefficients: Tensor, rotation: Tensor) -> Tensor:
     degree = round(coefficients.shape[1] ** 0.5) - 1
     if degree == 0:
         return coefficients
-    directions = _directions().to(coefficients)
-    before = sh_basis(degree, directions @ rotation)  # rows: Rᵀ d
-    there = sh_basis(degree, directions.double())
+    before = sh_basis(degree, _directions().to(coefficients) @ rotation)  # rows: Rᵀ d
     out = [coefficients[:, :1]]
     for band in range(1, degree + 1):
         part = slice(band * band, (band + 1) ** 2)
-        back = torch.linalg.pinv(there[:, part]).to(coefficients)
-        out.append(back @ (before[..., part] @ coefficients[:, part]))
+        out.append(_back(band).to(coefficients) @ (before[..., part] @ coefficients[:, part]))
     return torch.cat(out, dim=1)
 
 
+@functools.cache
+def _back(band: int) -> Tensor:
+    """(2 band + 1, 16): from a band's values in `_directions` to its coefficients."""
+    return torch.linalg.pinv(sh_basis(band, _directions())[:, band * band :])
+
+
+@functools.cache
 def _directions() -> Tensor:
     """(16, 3) directions that tell all functions of a band up to degree 4 apart: a Fibonacci spiral."""
     i = torch.arange(16, dtype=torch.float64) + 0.5

@@ -7,7 +7,8 @@ import torch
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.rotations import wxyz_to_matrix
-from dyn4d.deformation.encodings import GaborNet, coarse_to_fine
+from dyn4d.deformation.coupling import coarse_to_fine
+from dyn4d.deformation.encodings import GaborNet
 from dyn4d.deformation.field import FieldShape, TrajectoryField, cycle_error
 from dyn4d.deformation.root import RootMotion
 

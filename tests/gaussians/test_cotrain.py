@@ -19,7 +19,7 @@ from dyn4d.gaussians.densify import PullStatistics, densify
 from dyn4d.gaussians.init import SH_DC, initial_cloud, surface_frames, voxel_average
 from dyn4d.gaussians.losses import compose, depth_order_error
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser, change_rows
-from dyn4d.gaussians.targets import background_colour, make_target
+from dyn4d.gaussians.targets import FrameTarget, background_colour, make_target
 from dyn4d.gaussians.warp import covariance, move, move_cloud, nearest_rotation
 from dyn4d.raster.sh import sh_colors
 
@@ -219,12 +219,17 @@ def test_compose_asks_for_the_frame_where_it_shows_and_for_the_background_elsewh
     assert torch.equal(wanted[0, 0], colour)
 
 
-def test_depth_order_is_zero_in_order_and_large_out_of_it() -> None:
+def sloped_target() -> tuple[torch.Tensor, FrameTarget]:
+    """A depth map that falls off to the right, without and with the rest of its frame."""
     clip, points, camera = make_clip()
     target = make_target(clip, camera, points, 0, margin=4)
     assert target is not None
     slope = torch.linspace(1, 2, target.mask.shape[1]).expand(target.mask.shape)
-    sloped = replace(target, depth=slope * target.mask)
+    return slope, replace(target, depth=slope * target.mask)
+
+
+def test_depth_order_is_zero_in_order_and_large_out_of_it() -> None:
+    slope, sloped = sloped_target()
     generator = torch.Generator().manual_seed(0)
     for form, most, least in (("tanh", 1e-3, 1.9), ("logistic", 1e-4, 0.3)):
         assert depth_order_error(slope, sloped, 1.0, generator, form=form) < most
@@ -232,11 +237,7 @@ def test_depth_order_is_zero_in_order_and_large_out_of_it() -> None:
 
 
 def test_only_the_logistic_depth_order_pulls_at_what_is_far_out_of_order() -> None:
-    clip, points, camera = make_clip()
-    target = make_target(clip, camera, points, 0, margin=4)
-    assert target is not None
-    slope = torch.linspace(1, 2, target.mask.shape[1]).expand(target.mask.shape)
-    sloped = replace(target, depth=slope * target.mask)
+    slope, sloped = sloped_target()
     pulls = []
     for form in ("tanh", "logistic"):
         drawn = (-20 * slope).clone().requires_grad_(True)
@@ -324,6 +325,9 @@ def test_confidence_tells_what_was_seen_from_what_was_not() -> None:
     front, back = found[: len(cloud)], found[len(cloud) :]
     assert front.median() > 0.5
     assert back.median() < 0.1
+    dimmed = [replace(t, image=(t.image // 2)) for t in targets if t is not None]
+    gains = torch.full((FRAMES, 3), 0.5)
+    assert confidence(cloud, Still(), dimmed, gains=gains).mean() > confidence(cloud, Still(), dimmed).mean()
     inverted = [replace(t, image=255 - t.image) for t in targets if t is not None]
     assert confidence(cloud, Still(), inverted).mean() < 0.5 * front.mean(), "seen, but not met"
 
