@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCENES = ("creature", "worm", "turntable")
+SCENES = ("creature", "worm", "turntable", "dancer")
 BACKGROUNDS = ("grey", "room")
 
 
@@ -13,7 +13,8 @@ class SyntheticConfig:
     """A procedural moving object and how it is filmed."""
 
     scene: str = "creature"
-    """What moves: creature (walks and turns), worm (soft, bends) or turntable (rigid, turns)."""
+    """What moves: creature (walks and turns), worm (soft, bends), turntable (rigid, turns) or dancer (limbs that
+    hide each other)."""
     frames: int = 48
     """Number of frames, at least 1."""
     size: int = 256

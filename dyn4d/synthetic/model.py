@@ -10,7 +10,7 @@ import numpy as np
 from dyn4d.synthetic.raster import vertex_normals
 from dyn4d.synthetic.solids import ambient_occlusion, mesh_solid
 
-CREATURE, WORM, TURNTABLE = 0, 1, 2
+CREATURE, WORM, TURNTABLE, DANCER = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Model:
         rest: (V, 3) float64 vertices of the rest pose, metres. Texture is painted on these coordinates.
         faces: (F, 3) int64, counter-clockwise from outside.
         occlusion: (V,) in (0, 1], how open the rest surface is.
-        paint: which texture (CREATURE, WORM, TURNTABLE).
+        paint: which texture (CREATURE, WORM, TURNTABLE, DANCER).
         marks: (M, 11) painted regions: ends a, b (3 + 3), radius, soft edge, colour (3). See `shading`.
         pose: time in [0, 1] -> (V, 3) float64 world, Z up.
         path: time in [0, 1] -> (3,) a smooth point near the object's middle, for the camera to follow.

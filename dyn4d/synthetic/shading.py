@@ -152,14 +152,35 @@ def _turntable(x: float, y: float, z: float, seed: int) -> tuple:
 
 
 @numba.njit(cache=True, error_model="numpy")
+def _dancer(x: float, y: float, z: float, seed: int) -> tuple:
+    """A striped shirt, checked trousers and a plain head; left and right limbs have tints of their own."""
+    lump = _noise(x * 10, y * 10, z * 10, seed)
+    if z > 1.19:
+        return _mix((0.97, 0.76, 0.60), (0.93, 0.64, 0.52), lump)
+    first, second, number = _cells(x / 0.07, y / 0.07, z / 0.07, seed + 1)
+    if z > 0.76 or abs(y) > 0.215:
+        warm, cold = (0.92, 0.34, 0.26), (0.98, 0.93, 0.82)
+        stripe = _step(-0.25, 0.25, np.sin(z * 88 + 1.6 * lump))
+        shirt = _mix(warm, cold, stripe)
+        shirt = _mix(shirt, (0.99, 0.75, 0.22) if y > 0 else (0.16, 0.55, 0.62), 0.55 * _step(0.20, 0.24, abs(y)))
+        return _mix(shirt, _palette(number), 0.5 * _step(0.36, 0.28, first))
+    check = (int(np.floor(x / 0.045)) + int(np.floor(y / 0.045)) + int(np.floor(z / 0.045))) % 2
+    cloth = (0.20, 0.28, 0.55) if y > 0 else (0.24, 0.42, 0.30)
+    cloth = _mix(cloth, (0.75, 0.80, 0.92), 0.45 * check)
+    return _mix(cloth, _palette(number), 0.45 * _step(0.34, 0.26, first))
+
+
+@numba.njit(cache=True, error_model="numpy")
 def _albedo(paint: int, x: float, y: float, z: float, seed: int, marks: np.ndarray) -> tuple:
     """Colour of the surface at a rest-pose place, before light."""
     if paint == 0:
         colour = _creature(x, y, z, seed)
     elif paint == 1:
         colour = _worm(x, y, z, seed)
-    else:
+    elif paint == 2:
         colour = _turntable(x, y, z, seed)
+    else:
+        colour = _dancer(x, y, z, seed)
     grain = 0.83 + 0.34 * _noise(x * 75, y * 75, z * 75, seed + 2)
     grain *= 0.90 + 0.20 * _noise(x * 28, y * 28, z * 28, seed + 3)
     colour = (colour[0] * grain, colour[1] * grain, colour[2] * grain)
