@@ -117,7 +117,7 @@ def _pictures_only(config: Config) -> dict[str, Any]:
 STAGES: tuple[Stage, ...] = (
     Stage("prepare", "prepare", (), _prepare_settings, stagework.prepare),
     Stage("geometry", "geometry", ("prepare",), _geometry_settings, stagework.geometry, version=2),
-    Stage("deform", "deformation", ("geometry",), _sections("deformation"), stagework.deform),
+    Stage("deform", "deformation", ("geometry",), _sections("deformation"), stagework.deform, version=2),
     Stage(
         "gaussians", "gaussians", ("geometry", "deform"), _sections("gaussians"), stagework.gaussians,
         finish=stagework.forget_evaluation,

@@ -20,7 +20,7 @@ from dyn4d.deformation.config import DeformationConfig
 from dyn4d.deformation.coupling import coarse_to_fine
 from dyn4d.deformation.field import FieldShape, TrajectoryField, cycle_error
 from dyn4d.deformation.files import AnyField
-from dyn4d.deformation.objective import FieldObjective
+from dyn4d.deformation.objective import FieldObjective, Trust
 from dyn4d.deformation.observations import observe
 from dyn4d.deformation.offset_field import OffsetField, OffsetShape
 from dyn4d.deformation.published_fit import fit_published
@@ -32,6 +32,10 @@ FIT_LEVELS = 4
 """Levels of the splines that matches are fitted with, up to 32 cells a side: about as fine as they are exact."""
 
 
+NEAR = 3
+"""Frames apart, at most, of the matches that the fit begins with."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """A fitted field, its measures (`deformation/metrics.json`) and its loss curves."""
@@ -40,6 +44,18 @@ class FitResult:
     metrics: dict[str, Any]
     objective: FieldObjective | None = None
     curves: dict[str, list[list[float]]] = dataclass_field(default_factory=dict)
+
+
+def trust_at(fraction: float) -> Trust:
+    """What the fit believes after a share of its steps.
+
+    It begins with neighbouring frames, whose matches are nearly all right, and lets them pull from any distance. A limb
+    that swings far then goes where it went. Matches between frames further apart may mistake one leg for the other,
+    half a stride later; with them, or with the masks (the other leg is inside the mask too), or with a kernel that lets
+    go of what is far, from the start, a field that leaves legs where they are and swaps them is found first, and kept.
+    """
+    reach = 10.0 * max(10.0 ** (1 - fraction / 0.6), 1.0)
+    return Trust(NEAR, reach, silhouettes=False) if fraction < 0.4 else Trust(reach=reach)
 
 
 def bounds(points: FramePoints) -> tuple[Tensor, float]:
@@ -156,7 +172,7 @@ def fit_field(
         for group in optimiser.param_groups:
             wave = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fraction))
             group["lr"] = group["initial"] * wave * min(1, (step + 1) / 30)
-        terms = objective(field, seed * 1_000_003 + step)
+        terms = objective(field, seed * 1_000_003 + step, trust=trust_at(fraction))
         loss = terms.weighted(config)
         require_finite(loss, f"deformation step {step}")
         optimiser.zero_grad()

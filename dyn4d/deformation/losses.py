@@ -9,14 +9,15 @@ from dyn4d.core.robust import charbonnier, geman_mcclure
 from dyn4d.deformation.observations import Observations
 
 
-def transport_residual(moved: Tensor, target: Tensor, half_size: float, robust: float) -> Tensor:
+def transport_residual(
+    moved: Tensor, target: Tensor, half_size: float, robust: float, reach: float
+) -> Tensor:
     """Robust distance (B, N) between transported points (B, N, 3) and where they were matched to.
 
-    Linear out to ten times `robust`, then flattening, so that a false match lets go in the end.
+    Linear from `robust` out to `reach` (both normalised), then flattening, so that a false match lets go in the end.
     """
     squared = ((moved - target) / half_size).square().sum(-1)
-    wide = 10 * robust
-    return charbonnier(geman_mcclure(squared, wide).sqrt(), robust)
+    return charbonnier(geman_mcclure(squared, reach).sqrt(), robust)
 
 
 def strain(a: Tensor, b: Tensor, moved_a: Tensor, moved_b: Tensor) -> Tensor:

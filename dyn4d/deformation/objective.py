@@ -36,6 +36,21 @@ class FieldTerms:
         )
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What a batch is asked to believe.
+
+    Attributes:
+        gap: matches between frames at most this far apart; None: all.
+        reach: how far off a match may be and still pull with all its force, in units of `DeformationConfig.robust`.
+        silhouettes: keep points inside the masks and behind the surfaces of frames that they are not matched with.
+    """
+
+    gap: int | None = None
+    reach: float = 10.0
+    silhouettes: bool = True
+
+
 class FieldObjective:
     """Draws batches and evaluates a field on them.
 
@@ -64,12 +79,14 @@ class FieldObjective:
         self.config = config
         self.device = device
 
-    def __call__(self, field: TrajectoryField, seed: int, *, share: float = 1.0) -> FieldTerms:
+    def __call__(
+        self, field: TrajectoryField, seed: int, *, share: float = 1.0, trust: Trust = Trust()
+    ) -> FieldTerms:
         """Terms on a batch drawn by `seed`; `share` < 1 draws that part of the usual pairs."""
         generator = torch.Generator().manual_seed(seed)
         config, device, times = self.config, self.device, self.times
         size = config.points_per_pair
-        batch = self.sampler.draw(max(1, round(config.pairs_per_step * share)), size, generator)
+        batch = self.sampler.draw(max(1, round(config.pairs_per_step * share)), size, generator, gap=trust.gap)
         few = max(1, size // 3)
         near, valid = losses.neighbours(
             batch.xyz_a[:, :few], batch.frame_a, self.seen, self.points,
@@ -85,7 +102,9 @@ class FieldObjective:
         in_a, in_b, in_other, *in_three = rows.split([len(f) for f in frames])
         canonical = moments.to_canonical(source, in_a)
         at_b = moments.from_canonical(canonical, in_b)
-        transport = losses.transport_residual(at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust)
+        transport = losses.transport_residual(
+            at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust, trust.reach * config.robust
+        )
         transport = (transport * weight).sum() / weight.sum().clamp_min(1e-9)
 
         pair = torch.cat([canonical[:, :few], canonical[:, size:]], dim=1)
@@ -98,7 +117,7 @@ class FieldObjective:
         off_mask, in_front = losses.visual_residual(
             at_other, other.to(device), self.seen_there, self.half_size, margin=2 * config.robust
         )
-        silhouette = (off_mask + in_front).mean()
+        silhouette = (off_mask + in_front).mean() * float(trust.silhouettes)
         smooth = self._smooth(moments, canonical[:bends, :few].detach(), in_three)
         return FieldTerms(transport, isometry, silhouette, smooth)
 

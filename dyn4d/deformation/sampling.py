@@ -38,8 +38,13 @@ class PairSampler:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def draw(self, batch: int, size: int, generator: torch.Generator) -> PairBatch:
-        chosen = torch.multinomial(self.chance, batch, replacement=True, generator=generator)
+    def draw(self, batch: int, size: int, generator: torch.Generator, *, gap: int | None = None) -> PairBatch:
+        """`batch` frame pairs with `size` matches each; none more than `gap` frames apart, if there are such."""
+        chance = self.chance
+        if gap is not None:
+            near = (self.frame_a - self.frame_b).abs() <= gap
+            chance = chance * near if near.any() else chance
+        chosen = torch.multinomial(chance, batch, replacement=True, generator=generator)
         fraction = torch.rand(batch, size, generator=generator, dtype=torch.float64)
         rows = self.starts[chosen, None] + (fraction * self.sizes[chosen, None]).long()
         p = self.pairs
