@@ -9,9 +9,7 @@ from dyn4d.core.robust import charbonnier, geman_mcclure
 from dyn4d.deformation.observations import Observations
 
 
-def transport_residual(
-    moved: Tensor, target: Tensor, half_size: float, robust: float, reach: float
-) -> Tensor:
+def transport_residual(moved: Tensor, target: Tensor, half_size: float, robust: float, reach: float) -> Tensor:
     """Robust distance (B, N) between transported points (B, N, 3) and where they were matched to.
 
     Linear from `robust` out to `reach` (both normalised), then flattening, so that a false match lets go in the end.

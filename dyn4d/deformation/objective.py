@@ -79,9 +79,7 @@ class FieldObjective:
         self.config = config
         self.device = device
 
-    def __call__(
-        self, field: TrajectoryField, seed: int, *, share: float = 1.0, trust: Trust = Trust()
-    ) -> FieldTerms:
+    def __call__(self, field: TrajectoryField, seed: int, *, share: float = 1.0, trust: Trust = Trust()) -> FieldTerms:
         """Terms on a batch drawn by `seed`; `share` < 1 draws that part of the usual pairs."""
         generator = torch.Generator().manual_seed(seed)
         config, device, times = self.config, self.device, self.times

@@ -40,6 +40,7 @@ class FramePictures:
 
     Attributes:
         index: of the frame in the clip. mpsnr: of this frame, or None.
+        aside: degrees round the object, to the right of the input's camera -> the render from there.
     """
 
     index: int
@@ -48,6 +49,7 @@ class FramePictures:
     error: np.ndarray
     depth: np.ndarray
     mpsnr: float | None = None
+    aside: Mapping[int, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,30 @@ def _frames(content: ReportContent) -> str:
         f'<div class=scales><span>error 0 <i style="background:{_gradient(HEAT)}"></i> {ERROR_TOP:g} and more</span>'
         f'<span>far <i style="background:{_gradient(SEA)}"></i> near</span></div>'
     )
-    return f"<h2>Against the input</h2><div class=card><div class=frames>{cells}</div>{scales}</div>"
+    return f"<h2>Against the input</h2><div class=card><div class=frames>{cells}</div>{scales}</div>{_aside(content)}"
+
+
+def _aside(content: ReportContent) -> str:
+    """The same frames from both sides of the input's camera."""
+    frames = [frame for frame in content.frames if frame.aside]
+    if not frames:
+        return ""
+    angles = sorted(frames[0].aside)
+    cells = "".join(f"<div class=head>{_side(angle)}</div>" for angle in angles)
+    cells = f"<div></div>{cells}"
+    for frame in frames:
+        cells += f"<div class=row><b>{frame.index}</b></div>"
+        for angle in angles:
+            address = jpeg_uri(fit_within(frame.aside[angle], LONGEST))
+            cells += f'<img alt="{_side(angle)}, frame {frame.index}" src="{address}">'
+    note = "<p class=note>What the camera never saw is a guess: the further round, the more of it.</p>"
+    return f"<h2>From the side</h2>{note}<div class=card><div class='frames three'>{cells}</div></div>"
+
+
+def _side(angle: int) -> str:
+    if angle == 0:
+        return "the input's camera"
+    return f"{abs(angle)}° to the {'right' if angle > 0 else 'left'}"
 
 
 MOVIE_TITLES = {

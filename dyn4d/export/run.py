@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dyn4d.core.cameras import scale_camera
+from dyn4d.core.cameras import orbit, scale_camera
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.core.types import Clip, GaussianCloud, Timeline
+from dyn4d.core.types import Camera, Clip, GaussianCloud, Timeline
 from dyn4d.deformation.files import load_field
 from dyn4d.deformation.tracks import Tracks
 from dyn4d.export import metrics as run_metrics
@@ -30,7 +30,7 @@ from dyn4d.export.report import FramePictures, ReportContent, find_warnings, wri
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
 from dyn4d.export.trails import DrawnTracks, choose_tracks, write_track_movie
-from dyn4d.export.views import fill_poses
+from dyn4d.export.views import fill_poses, upward
 from dyn4d.gaussians.metrics import mpsnr
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.geometry.point_tracks import PointTracks
@@ -42,6 +42,7 @@ from dyn4d.io.ply import read_ply
 from dyn4d.io.truth import load_truth
 
 MOVIE_FRAMES = 60  # longer clips are thinned in the report
+ASIDE = (-30, 0, 30)  # degrees round the object from which the report shows it
 MOTION_FRAMES = 3  # that show in the report how far points move
 TRAILS = 150  # tracks in a picture
 TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least this
@@ -186,6 +187,16 @@ def export_run(
         write_png(out / "tracks.png", tracks_picture(result, tracks, frames=frames, background=(1.0, 1.0, 1.0)))
 
 
+def renders_aside(
+    moved: GaussianCloud, camera: Camera, up: torch.Tensor, background: tuple[float, ...]
+) -> dict[int, np.ndarray]:
+    """A moved cloud from `camera` (one pose) and from both sides of it, turned about the object's middle."""
+    solid = moved.means[moved.opacities > 0.1]
+    middle = (solid if len(solid) else moved.means).median(dim=0).values.to(camera.world_from_cam)
+    views = orbit(camera, middle, up.to(middle), [float(angle) for angle in ASIDE])
+    return {angle: to_uint8(render_cloud(moved, views[i], background).rgb[0]) for i, angle in enumerate(ASIDE)}
+
+
 def compare_frames(
     result: Reconstruction, clip: Clip, *, count: int, background: tuple[float, ...]
 ) -> list[FramePictures]:
@@ -194,6 +205,7 @@ def compare_frames(
     The error is that of the render over the clip's own background colour; `background` is what is shown.
     """
     cameras = fill_poses(result.cameras)
+    up = upward(cameras)
     rows = np.unique(np.linspace(0, len(clip) - 1, min(count + 2, len(clip))).round().astype(int))
     rows = rows[1:-1] if len(rows) > count else rows  # the ends are seen in the movies
     out = []
@@ -212,7 +224,7 @@ def compare_frames(
                 index=frame, input=image, render=to_uint8(shown.rgb[0]),
                 error=error_picture(to_uint8(picture), image, mask),
                 depth=depth_picture(own.depth[0, ..., 0].cpu().numpy(), own.alpha[0, ..., 0].cpu().numpy()),
-                mpsnr=score,
+                mpsnr=score, aside=renders_aside(moved, cameras[frame], up, background),
             )
         )  # fmt: skip
     return out

@@ -157,7 +157,7 @@ def _dancer(x: float, y: float, z: float, seed: int) -> tuple:
     lump = _noise(x * 10, y * 10, z * 10, seed)
     if z > 1.19:
         return _mix((0.97, 0.76, 0.60), (0.93, 0.64, 0.52), lump)
-    first, second, number = _cells(x / 0.07, y / 0.07, z / 0.07, seed + 1)
+    first, _, number = _cells(x / 0.07, y / 0.07, z / 0.07, seed + 1)
     if z > 0.76 or abs(y) > 0.215:
         warm, cold = (0.92, 0.34, 0.26), (0.98, 0.93, 0.82)
         stripe = _step(-0.25, 0.25, np.sin(z * 88 + 1.6 * lump))

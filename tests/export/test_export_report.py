@@ -7,9 +7,12 @@ import pytest
 import torch
 from export_scenes import Carousel, arc, ball, timeline
 
+from dyn4d.core.cameras import look_at
+from dyn4d.core.types import Camera, GaussianCloud
 from dyn4d.export import charts, metrics, pictures, tracks
 from dyn4d.export.geometry_pictures import GeometryPictures
 from dyn4d.export.report import FramePictures, ReportContent, build_html, duration, find_warnings, number, write_report
+from dyn4d.export.run import renders_aside
 
 FIGURES = {
     "input": {"mpsnr": 29.5, "psnr": 31.0, "mssim": 0.93, "iou": 0.96},
@@ -24,7 +27,8 @@ def picture(seed=0, height=24, width=32):
 
 
 def content(**changes):
-    frames = [FramePictures(7, *(picture(i) for i in range(4)), mpsnr=28.25)]
+    aside = {-30: picture(4), 0: picture(5), 30: picture(6)}
+    frames = [FramePictures(7, *(picture(i) for i in range(4)), mpsnr=28.25, aside=aside)]
     values = {
         "name": "a <clip> & more",
         "facts": [("frames", "48")],
@@ -61,9 +65,22 @@ def test_page_is_whole_and_loads_nothing(tmp_path):
         "3.5 px and more",
         "frame 9",
         "a &lt; b.",
+        "30° to the left",
     ):
         assert text in page
     assert "<clip>" not in page
+
+
+def test_plus_is_to_the_right_of_the_camera():
+    """A ball in front of a level camera, a red one to its right: seen from further right, the red one is nearer."""
+    means = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]])
+    red = torch.tensor([[[0.0, 0.0, 0.0]], [[2.0, -1.5, -1.5]]])
+    cloud = GaussianCloud(means, torch.tensor([[1.0, 0, 0, 0]] * 2), torch.full((2, 3), 0.15), torch.ones(2), red)
+    pose = look_at(torch.tensor([0.0, -4.0, 0.0]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
+    camera = Camera(torch.tensor([[200.0, 0, 64], [0, 200.0, 64], [0, 0, 1]]), pose, 128, 128)
+    views = renders_aside(cloud, camera, torch.tensor([0.0, 0.0, 1.0]), (1.0, 1.0, 1.0))
+    size = {angle: int((view[..., 0].astype(int) - view[..., 1] > 100).sum()) for angle, view in views.items()}
+    assert size[30] > size[0] > size[-30]
 
 
 def test_an_almost_empty_run_still_has_a_page():
