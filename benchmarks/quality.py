@@ -45,7 +45,7 @@ PUBLISHED = (  # losses and the network's rate of MoDGS's second stage
 METHODS: dict[str, tuple[str, ...]] = {
     "ours": (),
     "static": ("--deformation.kind", "none", "--gaussians.steps", "3000"),
-    "mlp": ("--deformation.kind", "mlp", "--gaussians.steps", "2000", "--gaussians.lr-field", "8e-4"),
+    "mlp": ("--deformation.kind", "mlp", "--gaussians.steps", "700", "--gaussians.lr-field", "8e-4"),
     "modgs": (*PUBLISHED, "--deformation.steps", "2000", "--gaussians.steps", "3000"),
     "modgs-quick": (*PUBLISHED, "--deformation.steps", "100", "--gaussians.steps", "500"),
 }  # fmt: skip

@@ -26,9 +26,11 @@ def matrix_to_wxyz(matrices: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, fraction: Tensor) -> Tensor:
-    """Shortest-arc interpolation of unit quaternions wxyz (N, 4) at `fraction` (N,) in [0, 1] -> (N, 4)."""
+    """Shortest-arc interpolation of unit quaternions wxyz (N, 4) at `fraction` (N,) in [0, 1] -> (N, 4).
+
+    Gradients take the angle between the two for a constant: exact at both ends, and finite where they are the same."""
     b = torch.where((a * b).sum(-1, keepdim=True) < 0, -b, b)
-    cosine = (a * b).sum(-1, keepdim=True).clamp(-1, 1)
+    cosine = (a * b).detach().sum(-1, keepdim=True).clamp(-1, 1)
     angle = torch.arccos(cosine)
     sine = torch.sin(angle)
     fraction = fraction.unsqueeze(-1)

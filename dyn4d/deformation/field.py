@@ -222,9 +222,11 @@ class TrajectoryField(nn.Module):
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """What an optimiser is made of; each group's first rate is its `initial`. Finer splines learn more slowly, as
-        what they do must add up to little, and the time code, on which everything depends, at a fifth."""
+        what they do must add up to little, the time code, on which everything depends, at a fifth, and the poses of the
+        root, which move all points at once, at a fiftieth; a root that was never fitted stays as it is."""
         tables = [(lr * 0.7**level, [table]) for level, table in enumerate(self.stack.tables)]
-        groups = [*tables, (0.2 * lr, list(self.time_code.parameters()))]
+        groups = [*tables, (0.2 * lr, list(self.time_code.parameters())), (0.02 * lr, list(self.root.parameters()))]
+        groups = groups[: -1 if self.root.is_still else None]
         return [{"params": parameters, "lr": rate, "initial": rate} for rate, parameters in groups]
 
     def save(self, path: Path) -> None:

@@ -14,21 +14,22 @@ class RootMotion(nn.Module):
     """Poses at knots in time, over normalised coordinates: x = R(t) z + d(t).
 
     Rotations are slerped and translations interpolated linearly; beyond the ends the nearest knot holds. The poses are
-    buffers: found in closed form and by `fit_root`, not trained with the network.
+    found in closed form and by `fit_root`, before all else, and refined when colours are fitted: what is left of the
+    cameras' errors jumps from frame to frame, which splines that are smooth in time cannot follow.
 
     Args:
         times: (T,) increasing. rotations: (T, 4) unit wxyz. translations: (T, 3).
     """
 
     times: Tensor
-    rotations: Tensor
-    translations: Tensor
+    rotations: nn.Parameter
+    translations: nn.Parameter
 
     def __init__(self, times: Tensor, rotations: Tensor, translations: Tensor) -> None:
         super().__init__()
         self.register_buffer("times", times)
-        self.register_buffer("rotations", rotations)
-        self.register_buffer("translations", translations)
+        self.rotations = nn.Parameter(rotations)
+        self.translations = nn.Parameter(translations)
 
     @staticmethod
     def still(times: Tensor) -> RootMotion:
@@ -37,17 +38,24 @@ class RootMotion(nn.Module):
         rotations[:, 0] = 1
         return RootMotion(times, rotations, torch.zeros(len(times), 3))
 
+    @property
+    def is_still(self) -> bool:
+        """Is every pose the identity, to the bit: was nothing ever fitted?"""
+        return not bool(self.rotations[:, 1:].any() or self.translations.any())
+
     def at(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Rotations (B, 3, 3) and translations (B, 3) at times (B,)."""
+        turns = nn.functional.normalize(self.rotations, dim=-1)
         if len(self.times) == 1:
             count = t.shape[0]
-            return wxyz_to_matrix(self.rotations).expand(count, 3, 3), self.translations.expand(count, 3)
+            return wxyz_to_matrix(turns).expand(count, 3, 3), self.translations.expand(count, 3)
         right = torch.searchsorted(self.times, t.contiguous()).clamp(1, len(self.times) - 1)
         left = right - 1
         span = self.times[right] - self.times[left]
         fraction = ((t - self.times[left]) / span).clamp(0, 1)
-        rotation = slerp(self.rotations[left], self.rotations[right], fraction)
-        translation = torch.lerp(self.translations[left], self.translations[right], fraction.unsqueeze(-1))
+        rotation = slerp(_rows(turns, left), _rows(turns, right), fraction)
+        moves = _rows(self.translations, left), _rows(self.translations, right)
+        translation = torch.lerp(*moves, fraction.unsqueeze(-1))
         return wxyz_to_matrix(rotation), translation
 
 

@@ -57,6 +57,26 @@ def test_inverse_is_exact(seed: int) -> None:
     assert (back - x).abs().max() < 1e-11
 
 
+def test_poses_of_the_root_learn_only_where_they_were_fitted() -> None:
+    """A frame's own pose is pulled by that frame's points, also where neighbouring poses are the same."""
+    knots, quats = torch.linspace(0, 1, 5), torch.eye(4)[0].repeat(5, 1)
+    moved = torch.zeros(5, 3)
+    moved[4, 0] = 0.1
+    shape = FieldShape(layers=3, cells=4, time_features=4, input_scale=2.0, knots=5)
+    field = TrajectoryField(shape, root=RootMotion(knots, quats, moved), centre=torch.zeros(3), half_size=1.0)
+    x = points()
+    (field.from_canonical(x, 0.25) - x - 0.1).square().sum().backward()
+    rotations, translations = field.root.rotations.grad, field.root.translations.grad
+    assert rotations is not None and translations is not None
+    assert bool(torch.isfinite(rotations).all()) and bool(rotations[1].any())
+    assert bool(translations[1].all()) and not bool(translations[[0, 2, 3, 4]].any())
+    poses = {id(p) for p in field.root.parameters()}
+    assert poses <= {id(p) for group in field.parameter_groups(1.0) for p in group["params"]}
+    still = make_field(moving_root=False)
+    poses = {id(p) for p in still.root.parameters()}
+    assert not poses & {id(p) for group in still.parameter_groups(1.0) for p in group["params"]}
+
+
 def test_jacobian_is_autograds() -> None:
     field = make_field().double()
     x = points(5, torch.float64)
