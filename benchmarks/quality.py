@@ -73,7 +73,7 @@ def call(*words: str) -> float:
 def run(name: str, method: str, seed: int, given: argparse.Namespace, extra: list[str]) -> dict[str, Any]:
     """One row: what is kept of it, or a run and its evaluation."""
     folder = given.out / label(name, method, given.preset, seed, extra=extra)
-    kept = folder.with_suffix(".json")
+    kept = folder.parent / f"{folder.name}.json"
     if kept.is_file():
         return json.loads(kept.read_text())
     truth: Path | None = None

@@ -75,7 +75,7 @@ def row(
     """One row: fit, train and compare."""
     start, truth = base(name, given, extra)
     folder = given.out / label(name, f"wrong{wrong:g}-effort{effort:g}", given.preset, extra=extra)
-    kept = folder.with_suffix(".json")
+    kept = folder.parent / f"{folder.name}.json"  # the name has dots of its own
     if kept.is_file():
         return json.loads(kept.read_text())
     config = load_config(start / "config.yaml")
