@@ -80,7 +80,7 @@ if __name__ == "__main__":
 
     def command(name: str, words: Any) -> None:
         print("ready", flush=True)
-        run_fake(Path(words[0]), config(sleep=0.05))
+        run_fake(Path(words[0]), config(sleep=0.3))  # a busy machine must still see it at work
 
     cli.COMMANDS["fake"] = (command, "", "")
     sys.exit(cli.main(["fake", *sys.argv[1:]]))
