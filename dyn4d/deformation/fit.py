@@ -30,8 +30,6 @@ from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_t
 CHECKPOINT = "dyn4d-field-fit/3"
 FIT_LEVELS = 4
 """Levels of the splines that matches are fitted with, up to 32 cells a side: about as fine as they are exact."""
-
-
 NEAR = 3
 """Frames apart, at most, of the matches that the fit begins with."""
 
@@ -180,7 +178,9 @@ def fit_field(
         optimiser.step()
         if step % 20 == 0 or step == config.steps - 1:
             for name, curve in curves.items():
-                curve.append([step, float(getattr(terms, name).detach())])
+                value = getattr(terms, name)
+                if value is not None:
+                    curve.append([step, float(value.detach())])
         progress.update(loss=float(loss.detach()))
         if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:
             tensors = {f"field.{k}": v.detach().cpu() for k, v in field.state_dict().items()}

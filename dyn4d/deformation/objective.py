@@ -20,20 +20,16 @@ from dyn4d.deformation.sampling import PairSampler
 
 @dataclass(frozen=True)
 class FieldTerms:
-    """Means of the terms, unweighted and differentiable."""
+    """Means of the terms, unweighted and differentiable; `silhouette` is None where it was not looked at."""
 
     transport: Tensor
     isometry: Tensor
-    silhouette: Tensor
+    silhouette: Tensor | None
     smooth: Tensor
 
     def weighted(self, config: DeformationConfig) -> Tensor:
-        return (
-            self.transport
-            + config.isometry * self.isometry
-            + config.silhouette * self.silhouette
-            + config.smooth * self.smooth
-        )
+        total = self.transport + config.isometry * self.isometry + config.smooth * self.smooth
+        return total if self.silhouette is None else total + config.silhouette * self.silhouette
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,12 @@ class FieldObjective:
             a, b, at_other[:, :few], at_other[:, few:]
         )
         isometry = (bent * valid).sum() / valid.sum().clamp_min(1)
-        off_mask, in_front = losses.visual_residual(
-            at_other, other.to(device), self.seen_there, self.half_size, margin=2 * config.robust
-        )
-        silhouette = (off_mask + in_front).mean() * float(trust.silhouettes)
+        silhouette = None
+        if trust.silhouettes:
+            off_mask, in_front = losses.visual_residual(
+                at_other, other.to(device), self.seen_there, self.half_size, margin=2 * config.robust
+            )
+            silhouette = (off_mask + in_front).mean()
         smooth = self._smooth(moments, canonical[:bends, :few].detach(), in_three)
         return FieldTerms(transport, isometry, silhouette, smooth)
 

@@ -14,8 +14,8 @@ class RootMotion(nn.Module):
     """Poses at knots in time, over normalised coordinates: x = R(t) z + d(t).
 
     Rotations are slerped and translations interpolated linearly; beyond the ends the nearest knot holds. The poses are
-    found in closed form and by `fit_root`, before all else, and refined when colours are fitted: what is left of the
-    cameras' errors jumps from frame to frame, which splines that are smooth in time cannot follow.
+    found in closed form and by `fit_root`, before all else, and refined slowly in the fit and with the colours: what is
+    left of the cameras' errors jumps from frame to frame, which splines that are smooth in time cannot follow.
 
     Args:
         times: (T,) increasing. rotations: (T, 4) unit wxyz. translations: (T, 3).

@@ -194,8 +194,7 @@ def _aside(content: ReportContent) -> str:
     if not frames:
         return ""
     angles = sorted(frames[0].aside)
-    cells = "".join(f"<div class=head>{_side(angle)}</div>" for angle in angles)
-    cells = f"<div></div>{cells}"
+    cells = "<div></div>" + "".join(f"<div class=head>{_side(angle)}</div>" for angle in angles)
     for frame in frames:
         cells += f"<div class=row><b>{frame.index}</b></div>"
         for angle in angles:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dyn4d.synthetic.arc import Arc
 from dyn4d.synthetic.model import CREATURE, Model, mark, marks_table, rest_surface
 from dyn4d.synthetic.skeleton import Bone, bend_limb, blend_skin, owners_of, skin_weights, turn
 from dyn4d.synthetic.solids import Primitive, as_table, cone, ellipsoid
@@ -141,16 +142,7 @@ class _Walker:
         self.index = {bone.name: i for i, bone in enumerate(bones)}
         self.heads = np.array([bone.head for bone in bones], dtype=np.float64)
         self.gait = gait
-
-    def heading(self, u: float) -> float:
-        """Direction of the path after `u` of its length; it keeps turning before the start and after the end."""
-        return self.gait.bend * (u / self.gait.distance - 0.5)
-
-    def place(self, u: float) -> np.ndarray:
-        """Point (2,) of the path, a circular arc whose middle is the origin."""
-        radius = self.gait.distance / self.gait.bend
-        angle = self.heading(u)
-        return radius * np.array([math.sin(angle), 1.0 - math.cos(angle)])
+        self.arc = Arc(gait.distance, gait.bend)
 
     def bones_at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Rotations (B, 3, 3) and offsets (B, 3) of all bones at time t in [0, 1]."""
@@ -160,7 +152,7 @@ class _Walker:
         joint = np.zeros((len(self.bones), 3))
         for i, bone in enumerate(self.bones):
             if bone.parent is None:
-                joint[i, :2] = self.place(u + bone.head[0])
+                joint[i, :2] = self.arc.place(u + bone.head[0])
                 joint[i, 2] = bone.head[2] - 0.035 + 0.009 * math.cos(2 * beat)
             elif "_paw" not in bone.name and "_lower" not in bone.name:
                 parent = self.index[bone.parent]
@@ -175,7 +167,7 @@ class _Walker:
 
         def put(name: str, yaw: float, pitch: float = 0.0, roll: float = 0.0) -> None:
             x = self.heads[self.index[name], 0]
-            rotation[self.index[name]] = turn(self.heading(u + min(max(x, -0.4), 0.35)) + yaw, pitch, roll)
+            rotation[self.index[name]] = turn(self.arc.heading(u + min(max(x, -0.4), 0.35)) + yaw, pitch, roll)
 
         put("pelvis", 0.09 * sway, 0.02 * math.sin(2 * beat + 0.6), 0.05 * sway)
         put("spine", 0.0, 0.0, 0.0)
@@ -203,9 +195,9 @@ class _Walker:
         def planted(number: int) -> tuple[np.ndarray, float]:
             """Ankle and heading of the foot that stands during step `number`: in its rest place at mid-stance."""
             middle = (number + gait.stance / 2 - gait.phase - phase) / gait.strides * gait.distance
-            heading = self.heading(middle + ankle0[0])
+            heading = self.arc.heading(middle + ankle0[0])
             across = np.array([-math.sin(heading), math.cos(heading)]) * ankle0[1]
-            return np.append(self.place(middle + ankle0[0]) + across, ankle0[2]), heading
+            return np.append(self.arc.place(middle + ankle0[0]) + across, ankle0[2]), heading
 
         goal, heading = planted(step)
         pitch = 0.0
@@ -249,6 +241,6 @@ def build_creature(cell: float, seed: int) -> Model:
         return blend_skin(vertices, weights, rotations, SCALE * offsets)
 
     def path(t: float) -> np.ndarray:
-        return SCALE * np.append(walker.place(t * gait.distance), 0.42)
+        return SCALE * np.append(walker.arc.place(t * gait.distance), 0.42)
 
     return Model(vertices, faces, occlusion, CREATURE, marks_table(_marks(), SCALE), pose, path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dyn4d.synthetic.arc import Arc
 from dyn4d.synthetic.model import DANCER, Model, mark, marks_table, rest_surface
 from dyn4d.synthetic.skeleton import Bone, blend_skin, owners_of, skin_weights, turn
 from dyn4d.synthetic.solids import Primitive, as_table, cone, ellipsoid
@@ -85,19 +86,14 @@ class Stride:
 
 
 class _Walker:
+    """Bone motions at any time, each joint turned against its parent."""
+
     def __init__(self, bones: list[Bone], stride: Stride) -> None:
         self.bones = bones
         self.index = {bone.name: i for i, bone in enumerate(bones)}
         self.heads = np.array([bone.head for bone in bones], dtype=np.float64)
         self.stride = stride
-
-    def heading(self, t: float) -> float:
-        return self.stride.bend * (t - 0.5)
-
-    def place(self, t: float) -> np.ndarray:
-        """Point (2,) of the path, an arc through the origin at half time."""
-        radius, angle = self.stride.distance / self.stride.bend, self.heading(t)
-        return radius * np.array([math.sin(angle), 1.0 - math.cos(angle)])
+        self.arc = Arc(stride.distance, stride.bend)
 
     def bones_at(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Rotations (B, 3, 3) and offsets (B, 3) of all bones at time t in [0, 1]."""
@@ -107,8 +103,8 @@ class _Walker:
         joint = np.zeros((len(self.bones), 3))
         for i, bone in enumerate(self.bones):
             if bone.parent is None:
-                rotation[i] = turn(self.heading(t)) @ turns[bone.name]
-                joint[i] = np.append(self.place(t), bone.head[2])
+                rotation[i] = turn(self.arc.heading(t * self.stride.distance)) @ turns[bone.name]
+                joint[i] = np.append(self.arc.place(t * self.stride.distance), bone.head[2])
             else:
                 parent = self.index[bone.parent]
                 rotation[i] = rotation[parent] @ turns.get(bone.name, np.eye(3))
@@ -154,6 +150,6 @@ def build_dancer(cell: float, seed: int) -> Model:
         return shape
 
     def path(t: float) -> np.ndarray:
-        return np.append(walker.place(t), 0.74)
+        return np.append(walker.arc.place(t * walker.stride.distance), 0.74)
 
     return Model(vertices, faces, occlusion, DANCER, marks_table(_marks(), 1.0), pose, path)
