@@ -268,6 +268,10 @@ def deform(ctx: StageContext) -> None:
         pairs, points, cameras, clip.masks, clip.times, config.deformation, device=device_of(config),
         seed=config.seed, progress=ctx.progress, checkpoint=ctx.scratch / "fit.safetensors",
     )  # fmt: skip
+    for reunion in fitted.metrics.get("reunions", ()):
+        reunion |= {name: int(clip.frames[reunion[name]]) for name in ("gone", "back")}
+        if reunion["followed"]:
+            ctx.progress.note("deformation: what hid at frame {gone} was found again at frame {back}".format(**reunion))
     fitted.field.save(ctx.out / "field.safetensors")
     tracks = make_tracks(
         fitted.field.cpu(), points, cameras, frames=clip.frames, frame_times=clip.times,

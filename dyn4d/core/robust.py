@@ -16,7 +16,7 @@ def charbonnier(residual: Tensor, eps: float) -> Tensor:
     return (residual.square() + eps * eps).sqrt() - eps
 
 
-def geman_mcclure(squared: Tensor, scale: float) -> Tensor:
+def geman_mcclure(squared: Tensor, scale: float | Tensor) -> Tensor:
     """Geman-McClure of squared lengths (...,): r²/(r² + scale²) · scale², quadratic near 0, flat far out."""
     s2 = scale * scale
     return squared * s2 / (squared + s2)

@@ -76,6 +76,12 @@ def weighted_similarity_fit(source: Tensor, target: Tensor, weights: Tensor) -> 
     return found[0], found[1], found[2]
 
 
+def weighted_rigid_fit(source: Tensor, target: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Least-squares R (..., 3, 3), t (..., 3) with target ≈ R source + t; arguments as in `weighted_similarity_fit`."""
+    found: Any = roma.rigid_points_registration(source, target, weights=weights)
+    return found[0], found[1]
+
+
 def rotation_vector(matrices: Tensor) -> Tensor:
     """Rotation matrices (..., 3, 3) -> axis times angle in radians (..., 3), at most π long."""
     return roma.rotmat_to_rotvec(matrices)

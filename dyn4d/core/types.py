@@ -294,6 +294,13 @@ class LiftedPairs:
         return _select(self, rows)
 
 
+def join_pairs(lists: Sequence[LiftedPairs]) -> LiftedPairs:
+    """Several lists (at least one) in one, sorted again."""
+    columns = {f.name: torch.cat([getattr(pairs, f.name) for pairs in lists]) for f in fields(LiftedPairs)}
+    order = torch.argsort(columns["frame_a"] * (int(columns["frame_b"].max()) + 1) + columns["frame_b"], stable=True)
+    return LiftedPairs(**{name: column[order] for name, column in columns.items()})
+
+
 @dataclass(frozen=True)
 class GeometryResult:
     """What a geometry source found.

@@ -42,6 +42,8 @@ class DeformationConfig:
     """Weight of staying inside the masks and behind the depth maps of all other frames."""
     smooth: float = 0.02
     """Weight of the trajectories' acceleration."""
+    reunions: bool = True
+    """Look for parts that go out of sight and come out elsewhere with no match between, and make matches of them."""
     tracks: int = 2000
     """Points whose trajectories are written to tracks.npz."""
     checkpoint_seconds: float = 20.0

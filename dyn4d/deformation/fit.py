@@ -24,10 +24,11 @@ from dyn4d.deformation.objective import FieldObjective, Trust
 from dyn4d.deformation.observations import observe
 from dyn4d.deformation.offset_field import OffsetField, OffsetShape
 from dyn4d.deformation.published_fit import fit_published
+from dyn4d.deformation.reviews import Reviews
 from dyn4d.deformation.root import RootMotion, fit_root
-from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
+from dyn4d.io.checkpoint import Checkpoint, adam_tensors, load_tensors, restore_adam, save_tensors
 
-CHECKPOINT = "dyn4d-field-fit/3"
+CHECKPOINT = "dyn4d-field-fit/4"
 FIT_LEVELS = 4
 """Levels of the splines that matches are fitted with, up to 32 cells a side: about as fine as they are exact."""
 NEAR = 3
@@ -143,30 +144,23 @@ def fit_field(
         still = TrajectoryField.still()
         return FitResult(still, measure(still, points, times, pairs))
 
-    start, curves, field = 0, {"transport": [], "isometry": [], "silhouette": []}, None
-    saved = load_tensors(checkpoint, CHECKPOINT) if checkpoint and checkpoint.exists() else None
-    if saved is not None:
-        field = TrajectoryField(
-            FieldShape(**saved.config["shape"]), root=RootMotion.still(torch.zeros(len(times))),
-            centre=torch.zeros(3), half_size=1.0,
-        )  # fmt: skip
-        field.load_state_dict({k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")})
-        start, curves = saved.config["step"], saved.config["curves"]
-    else:
-        field = initial_field(pairs, points, times, config, seed=seed)
-    field.to(device).train()
-    parameters = dict(field.named_parameters())
-    optimiser = torch.optim.Adam(field.parameter_groups(config.lr), betas=(0.9, 0.99), fused=True)
-    if saved is not None:
-        restore_adam("field", optimiser, parameters, saved.tensors)
+    state = _begin(pairs, points, times, config, device=device, seed=seed, checkpoint=checkpoint)
+    field, optimiser, curves = state.field, state.optimiser, state.curves
+    reviews = Reviews(points, objective.seen, objective.times.to(device), steps=config.steps, seed=seed)
+    if state.saved is not None:
+        reviews.restore(state.saved.tensors, state.saved.config["reunions"])
+        objective.also_draw(reviews.pairs, reviews.share)
 
-    progress.start("deformation", config.steps, start)
+    progress.start("deformation", config.steps, state.step)
     last_saved = time.monotonic()
-    for step in range(start, config.steps):
+    for step in range(state.step, config.steps):
         fraction = step / config.steps
         opened = coarse_to_fine(len(field.stack.levels), 0.5 + 2.0 * fraction)
         opened[FIT_LEVELS:] = 0
         field.stack.window.copy_(opened)
+        if config.reunions and step in reviews.steps:
+            reviews.review(field)
+            objective.also_draw(reviews.pairs, reviews.share)
         for group in optimiser.param_groups:
             wave = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fraction))
             group["lr"] = group["initial"] * wave * min(1, (step + 1) / 30)
@@ -183,15 +177,62 @@ def fit_field(
                     curve.append([step, float(value.detach())])
         progress.update(loss=float(loss.detach()))
         if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:
-            tensors = {f"field.{k}": v.detach().cpu() for k, v in field.state_dict().items()}
-            tensors |= adam_tensors("field", optimiser, parameters)
-            state = {"shape": vars(field.shape), "step": step + 1, "curves": curves}
-            save_tensors(checkpoint, tensors, state, CHECKPOINT)
+            _save(checkpoint, replace(state, step=step + 1), reviews)
             last_saved = time.monotonic()
     progress.finish()
     field.stack.window.fill_(1.0)
     field.eval()
-    return FitResult(field, measure(field, points, times, pairs) | {"curves": curves}, objective, curves)
+    objective.also_draw(None, 0.0)
+    found = reviews.summary(field)
+    metrics = measure(field, points, times, pairs) | {"curves": curves, "reunions": found}
+    return FitResult(field, metrics, objective, curves)
+
+
+@dataclass(frozen=True)
+class _State:
+    """An unfinished fit. Attributes: step: the next one. saved: the checkpoint it was read from."""
+
+    field: TrajectoryField
+    optimiser: torch.optim.Optimizer
+    curves: dict[str, list[list[float]]]
+    step: int
+    saved: Checkpoint | None
+
+
+def _begin(
+    pairs: LiftedPairs,
+    points: FramePoints,
+    times: np.ndarray,
+    config: DeformationConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    checkpoint: Path | None,
+) -> _State:
+    """A new fit, or the one that a checkpoint holds."""
+    saved = load_tensors(checkpoint, CHECKPOINT) if checkpoint and checkpoint.exists() else None
+    if saved is None:
+        field = initial_field(pairs, points, times, config, seed=seed)
+    else:
+        field = TrajectoryField(
+            FieldShape(**saved.config["shape"]), root=RootMotion.still(torch.zeros(len(times))),
+            centre=torch.zeros(3), half_size=1.0,
+        )  # fmt: skip
+        field.load_state_dict({k[6:]: v for k, v in saved.tensors.items() if k.startswith("field.")})
+    field.to(device).train()
+    optimiser = torch.optim.Adam(field.parameter_groups(config.lr), betas=(0.9, 0.99), fused=True)
+    if saved is None:
+        return _State(field, optimiser, {"transport": [], "isometry": [], "silhouette": []}, 0, None)
+    restore_adam("field", optimiser, dict(field.named_parameters()), saved.tensors)
+    return _State(field, optimiser, saved.config["curves"], saved.config["step"], saved)
+
+
+def _save(path: Path, state: _State, reviews: Reviews) -> None:
+    tensors = {f"field.{k}": v.detach().cpu() for k, v in state.field.state_dict().items()}
+    tensors |= adam_tensors("field", state.optimiser, dict(state.field.named_parameters()))
+    matches, reunions = reviews.state()
+    values = {"shape": vars(state.field.shape), "step": state.step, "curves": state.curves, "reunions": reunions}
+    save_tensors(path, tensors | matches, values, CHECKPOINT)
 
 
 @torch.no_grad()

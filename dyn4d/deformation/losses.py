@@ -5,17 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dyn4d.core.robust import charbonnier, geman_mcclure
+from dyn4d.core.robust import geman_mcclure
 from dyn4d.deformation.observations import Observations
 
 
-def transport_residual(moved: Tensor, target: Tensor, half_size: float, robust: float, reach: float) -> Tensor:
+def transport_residual(moved: Tensor, target: Tensor, half_size: float, robust: float, reach: float | Tensor) -> Tensor:
     """Robust distance (B, N) between transported points (B, N, 3) and where they were matched to.
 
-    Linear from `robust` out to `reach` (both normalised), then flattening, so that a false match lets go in the end.
+    Linear from `robust` out to `reach` (both normalised; one for all or (B, 1)), then flattening, so that a false match
+    lets go in the end.
     """
     squared = ((moved - target) / half_size).square().sum(-1)
-    return charbonnier(geman_mcclure(squared, reach).sqrt(), robust)
+    # Charbonnier of the root, without taking it: its slope at 0, where a match is met exactly, is infinite
+    return (geman_mcclure(squared, reach) + robust * robust).sqrt() - robust
 
 
 def strain(a: Tensor, b: Tensor, moved_a: Tensor, moved_b: Tensor) -> Tensor:

@@ -15,7 +15,10 @@ from dyn4d.deformation import losses
 from dyn4d.deformation.config import DeformationConfig
 from dyn4d.deformation.field import Moments, TrajectoryField
 from dyn4d.deformation.observations import Observations
-from dyn4d.deformation.sampling import PairSampler
+from dyn4d.deformation.sampling import PairBatch, PairSampler
+
+EXTRA_REACH = 20.0
+"""`Trust.reach` at least of matches that `FieldObjective.also_draw` adds: they start far from where the field is."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,31 @@ class FieldObjective:
         self.half_size = half_size
         self.config = config
         self.device = device
+        self.extra: PairSampler | None = None
+        self.extra_share = 0.0
+
+    def also_draw(self, pairs: LiftedPairs | None, share: float) -> None:
+        """From now on take `share` of each batch, one frame pair at least, from matches beside the usual ones."""
+        self.extra = PairSampler(pairs, len(self.times)) if pairs is not None else None
+        self.extra_share = share
+
+    def _draw(self, count: int, trust: Trust, generator: torch.Generator) -> tuple[PairBatch, Tensor]:
+        """A batch, and how far off (B, 1) each frame pair's matches may be and still pull, normalised."""
+        size, robust = self.config.points_per_pair, self.config.robust
+        extra = max(1, round(count * self.extra_share)) if self.extra is not None else 0
+        batch = self.sampler.draw(max(1, count - extra), size, generator, gap=trust.gap)
+        reach = torch.full((len(batch.frame_a), 1), trust.reach * robust)
+        if self.extra is None:
+            return batch, reach
+        further = torch.full((extra, 1), max(trust.reach, EXTRA_REACH) * robust)
+        return batch.and_also(self.extra.draw(extra, size, generator)), torch.cat([reach, further])
 
     def __call__(self, field: TrajectoryField, seed: int, *, share: float = 1.0, trust: Trust = Trust()) -> FieldTerms:
         """Terms on a batch drawn by `seed`; `share` < 1 draws that part of the usual pairs."""
         generator = torch.Generator().manual_seed(seed)
         config, device, times = self.config, self.device, self.times
         size = config.points_per_pair
-        batch = self.sampler.draw(max(1, round(config.pairs_per_step * share)), size, generator, gap=trust.gap)
+        batch, reach = self._draw(max(1, round(config.pairs_per_step * share)), trust, generator)
         few = max(1, size // 3)
         near, valid = losses.neighbours(
             batch.xyz_a[:, :few], batch.frame_a, self.seen, self.points,
@@ -97,7 +118,7 @@ class FieldObjective:
         canonical = moments.to_canonical(source, in_a)
         at_b = moments.from_canonical(canonical, in_b)
         transport = losses.transport_residual(
-            at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust, trust.reach * config.robust
+            at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust, reach.to(device)
         )
         transport = (transport * weight).sum() / weight.sum().clamp_min(1e-9)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -19,6 +19,10 @@ class PairBatch:
     xyz_a: Tensor
     xyz_b: Tensor
     weight: Tensor
+
+    def and_also(self, other: PairBatch) -> PairBatch:
+        """Both, one after the other; they have the same N."""
+        return PairBatch(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
 class PairSampler:
