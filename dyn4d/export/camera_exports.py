@@ -48,7 +48,7 @@ def stored_pictures(clip: Clip) -> list[Path] | None:
 def write_camera_files(
     folder: Path, cameras: Camera, timeline: Timeline, *, home: Path, run: Path, clip: Clip | None = None,
     points: CameraPoints | None = None, held_out: Collection[int] = (),
-) -> None:  # fmt: skip
+) -> str | None:  # fmt: skip
     """Write `folder` whole: `transforms.json`, `trajectory.txt` (TUM), `colmap/` (binary), `colmap_text/`, and
     `images/` where the clip has no picture files that fit (`stored_pictures`).
 
@@ -58,6 +58,10 @@ def write_camera_files(
             so that a run can be moved.
         clip: all F frames; without it pictures are named by the frames alone. points: for the COLMAP models.
         held_out: frames that the fit did not see.
+
+    Returns:
+        a line about what was left out: the COLMAP text model where a picture's name has a space in it, at which
+        COLMAP's reader would end the name.
     """
     with atomic_folder(folder) as out:
         files = stored_pictures(clip) if clip is not None else None
@@ -75,7 +79,10 @@ def write_camera_files(
         write_tum(out / "trajectory.txt", cameras, timeline)
         xyz, rgb, seen = _colmap_points(points)
         write_model(out / "colmap", cameras, names, xyz=xyz, rgb=rgb, observations=seen)
+        if any(name.split() != [name] for name in names):
+            return "cameras: no COLMAP model as text, because names of pictures have spaces; colmap/ is there"
         write_model_text(out / "colmap_text", cameras, names, xyz=xyz, rgb=rgb, observations=seen)
+    return None
 
 
 def _named(path: Path, home: Path, run: Path) -> str:

@@ -57,7 +57,7 @@ class ExportConfig:
     """Files beside these. cameras: COLMAP, transforms.json, TUM trajectory. csv: tracks as tables. spz: every frame as
     SPZ. 4dgs: one file of all. usd: moving Gaussians and tracks. mesh: a mesh that moves, as animated GLB; mesh-usd:
     the same as USD; mesh-frames: a PLY of it for every frame. A finished export gets those added that it lacks."""
-    mesh_faces: int = 20_000
+    mesh_faces: int = 40_000
     """Of the mesh: at most this many triangles."""
 
     def __post_init__(self) -> None:

@@ -102,10 +102,12 @@ def _cameras(job: FormatJob) -> None:
     table, points = job.run / "geometry/frame_points.npz", None
     if table.is_file():
         points = CameraPoints(artifacts.load(table, FramePoints), np.asarray(job.selected, np.int64))
-    write_camera_files(
+    left_out = write_camera_files(
         folder, result.cameras, result.timeline, home=job.run / "export/cameras", run=job.run, clip=clip, points=points,
         held_out=held_out_frames(job.selected, len(result.timeline)),
     )  # fmt: skip
+    if left_out:
+        job.progress.note(left_out)
 
 
 def _csv(job: FormatJob) -> None:

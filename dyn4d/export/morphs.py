@@ -14,7 +14,8 @@ class Morphs:
     """Vertices at frame f are `base + sum_k weights[f, k] targets[k]`; linear in between, as the vertices would be.
 
     Attributes:
-        base: (V, 3) float32, the shape at one frame. targets: (K, V, 3) float32. weights: (F, K) float32 in [-1, 1].
+        base: (V, 3) float32, the shape at one frame. targets: (K, V, 3) float32.
+        weights: (F, K) float32 in [0, 1]: some programs (Blender) cut off what is outside.
         error: the largest distance of a vertex from where it should be, world units.
     """
 
@@ -26,7 +27,7 @@ class Morphs:
 
 def find_morphs(vertices: np.ndarray, frame: int, *, tolerance: float) -> Morphs:
     """The fewest morph targets, by singular values, that give all frames' vertices (F, V, 3) back to `tolerance` (world
-    units), with the shape at `frame` as the base. K is less than F."""
+    units), with the shape at `frame` as the base. K is at most F."""
     count, size = vertices.shape[:2]
     base = vertices[frame].astype(np.float64)
     offset = (vertices.astype(np.float64) - base).reshape(count, -1)
@@ -42,10 +43,19 @@ def find_morphs(vertices: np.ndarray, frame: int, *, tolerance: float) -> Morphs
         rest -= left[:, used : used + 1] * directions[used]
         used += 1
         error = _largest(rest)
-    weights, targets = left[:, :used], directions[:used]
-    peak = np.maximum(np.abs(weights).max(axis=0, initial=0), 1e-30)
-    shapes = (targets * peak[:, None]).reshape(used, size, 3)
-    return Morphs(base.astype(np.float32), shapes.astype(np.float32), (weights / peak).astype(np.float32), error)
+    weights, shapes = _within_one(left[:, :used], directions[:used])
+    return Morphs(
+        base.astype(np.float32), shapes.reshape(-1, size, 3).astype(np.float32), weights.astype(np.float32), error
+    )
+
+
+def _within_one(weights: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same sums with weights from 0 to 1: of each target its least part goes into one more, which is always on."""
+    if weights.shape[1] == 0:
+        return weights, targets
+    low, span = weights.min(axis=0), np.maximum(np.ptp(weights, axis=0), 1e-30)
+    weights = np.concatenate([np.ones((len(weights), 1)), (weights - low) / span], axis=1)
+    return weights, np.concatenate([(low @ targets)[None], targets * span[:, None]])
 
 
 def _largest(offset: np.ndarray) -> float:
