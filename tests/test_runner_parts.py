@@ -2,8 +2,11 @@
 
 import pytest
 
+from dyn4d.config import Config
 from dyn4d.core.errors import InputError
+from dyn4d.export.config import ExportConfig
 from dyn4d.io.atomic import read_json
+from dyn4d.pipeline import STAGES
 from dyn4d.progress import QuietProgress
 from dyn4d.runner import MARKER, Stage, StageContext, execute, make_plan
 from dyn4d.runs import RunFolder, RunState
@@ -87,3 +90,11 @@ def test_stopped_and_then_asked_for_something_else(tmp_path, work):
         run(tmp_path, work, "b", "c")
     _, _, folder = run(tmp_path, work, "d")
     assert names(folder) == ["a", "always", "d"] and read_json(folder / MARKER)["parts"] == ["a", "d"]
+
+
+def test_the_formats_of_an_export_are_parts_of_it():
+    config = Config(export=ExportConfig(formats=("csv", "usd")))
+    stage = next(stage for stage in STAGES if stage.name == "export")
+    assert stage.parts(config) == ("csv", "usd")
+    fewer = Config(export=ExportConfig(formats=()))
+    assert stage.settings(config) == stage.settings(fewer) and "mesh_faces" in stage.settings(config)["export"]

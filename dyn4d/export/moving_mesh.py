@@ -27,10 +27,9 @@ from dyn4d.geometry.tsdf import fuse_mesh, vertex_normals
 from dyn4d.geometry.view_maps import FrameViews
 from dyn4d.io.meshes import Mesh
 
-VIEWS = 60
-PIXELS = 448  # side of a picture, which the object fills
-VOXELS = 256  # along the object's longest side
+VIEWS, PIXELS, VOXELS = 60, 448, 256  # of pictures all around, their side, and along the object's longest side
 COVERED = 0.5  # alpha from which a pixel is the object
+SURE = 0.8  # and from which its depth, a mean along the ray, is that of one surface and not between two
 SOLID = 0.1  # opacity from which a Gaussian tells how large the object is
 CANDIDATES = 12  # instants that are asked for the mesh
 SAMPLE = 3000  # Gaussians that are asked whether they touch
@@ -59,18 +58,20 @@ class MovingMesh:
 
 @torch.no_grad()
 def make_moving_mesh(
-    cloud: GaussianCloud, field: Field, timeline: Timeline, *, faces: int, progress: Progress | None = None
-) -> MovingMesh:
+    cloud: GaussianCloud, field: Field, timeline: Timeline, *, faces: int, views: int = VIEWS, pixels: int = PIXELS,
+    voxels: int = VOXELS, progress: Progress | None = None,
+) -> MovingMesh:  # fmt: skip
     """The mesh and where its vertices are at all frames. Raises `RunError` where the Gaussians make no surface.
 
     Args:
-        faces: at most this many triangles. The object's parts that touch when the mesh is made, and come apart at other
-            times, are cut where they touched.
+        faces: at most this many triangles. Parts that touch when the mesh is made, and come apart at other times, are
+            cut where they touched.
+        views, pixels: how many pictures of which size the surface is made from. voxels: along its longest side.
     """
     progress = progress or SilentProgress()
     frame, size = quietest_frame(cloud, field, timeline.times)
     moved = move_cloud(cloud, field, float(timeline.times[frame])).to("cpu")
-    mesh = mesh_of_cloud(moved, progress=progress)
+    mesh = mesh_of_cloud(moved, views=views, pixels=pixels, voxels=voxels, progress=progress)
     if mesh is None:
         raise RunError("mesh: the Gaussians make no surface; look at renders/ whether the object is there")
     mesh = decimate(mesh, faces)
@@ -146,7 +147,7 @@ def mesh_of_cloud(
         alpha = drawn.alpha[0, ..., 0].numpy()
         mask = alpha > COVERED
         rgb = to_uint8(drawn.rgb[0] / drawn.alpha[0].clamp_min(COVERED))  # without the black behind
-        depth = np.where(mask, drawn.depth[0, ..., 0].numpy(), 0)
+        depth = np.where(alpha > SURE, drawn.depth[0, ..., 0].numpy(), 0)
         part, _ = points_of_frame(depth, mask, rgb, cameras.K[i], cameras.world_from_cam[i], config=config)
         parts.append(part)
         masks.append(mask)

@@ -8,12 +8,14 @@ of our PLYs again: the clip's own world. Format: github.com/nianticlabs/spz, ver
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Field, Progress, SilentProgress
 from dyn4d.core.types import GaussianCloud, Timeline
 from dyn4d.export.frames import moved_frames
@@ -21,19 +23,20 @@ from dyn4d.io.atomic import atomic_path
 from dyn4d.raster.sh import rotate_sh
 
 POSITION_BITS = 23  # of 24-bit signed fixed point
-STEPS = 2**16  # positions are stored in steps of at most the largest coordinate over this, where 24 bits allow it
+FINE_BITS = 16  # positions are stored in steps of at most the object's size over 2 to this, where 24 bits allow it
+MOST_BITS = 24  # after the point, that readers take
 OPACITY_EDGE = 1e-6
 SMALLEST_SCALE = 1e-20
 MOST_DEGREE = 3
 
 
-def fraction_bits(largest: float) -> int:
-    """Bits after the point for coordinates up to `largest`: as many as are needed for `STEPS`, at most what 24 bits
-    leave. One number for all frames of a clip, so that what stands still does not tremble."""
-    if not math.isfinite(largest) or largest <= 0:
+def fraction_bits(largest: float, size: float) -> int:
+    """Bits after the point for coordinates of up to `largest` on an object of this size: as many as `FINE_BITS` asks
+    for, at most what 24 bits leave. More would only make files larger."""
+    if not (math.isfinite(largest) and math.isfinite(size) and largest > 0 and size > 0):
         return 12
     whole = math.floor(math.log2(largest)) + 1  # largest < 2 ** whole
-    return max(1, min(POSITION_BITS - whole, 16 - whole + 1, 24))
+    return max(1, min(POSITION_BITS - whole, FINE_BITS - math.floor(math.log2(size)), MOST_BITS))
 
 
 def as_rub(cloud: GaussianCloud) -> GaussianCloud:
@@ -59,8 +62,12 @@ def write_spz(path: str | Path, cloud: GaussianCloud, *, bits: int | None = None
     from gsply.spz import write_spz as write
 
     cloud = as_rub(cloud.to("cpu"))
-    largest = float(cloud.means.abs().max()) if len(cloud) else 0.0
-    bits = fraction_bits(largest) if bits is None else bits
+    bits = fraction_bits(*_reach([cloud.means])) if bits is None else bits
+    if len(cloud) and float(cloud.means.abs().max()) * 2.0**bits >= 2**POSITION_BITS:
+        raise InputError(
+            f"{path}: coordinates of up to {float(cloud.means.abs().max()):.3g} units do not fit SPZ, which ends at "
+            f"{2 ** (POSITION_BITS - bits):,} with {bits} bits after the point; write PLYs instead"
+        )
     coefficients = min((MOST_DEGREE + 1) ** 2, cloud.sh.shape[1])
     data = gsply.GSData.from_arrays(
         means=cloud.means.float().numpy(),
@@ -78,11 +85,13 @@ def write_spz(path: str | Path, cloud: GaussianCloud, *, bits: int | None = None
 def write_spz_sequence(
     cloud: GaussianCloud, field: Field, timeline: Timeline, *, out: Path, progress: Progress | None = None
 ) -> list[Path]:
-    """Write `out/frame_0000.spz ...`, one for every frame of the clip, row i the same Gaussian in all."""
+    """Write `out/frame_0000.spz ...`, one for every frame of the clip, row i the same Gaussian in all; see `write_spz`.
+    Positions are good to 1/131072 of the object's size, unless the world's origin is more than 64 sizes away."""
     progress = progress or SilentProgress()
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"frame_{index:04d}.spz" for index in range(len(timeline))]
-    bits = fraction_bits(_largest(cloud, field, timeline.times.tolist()))
+    # One grid for all frames, so that what stands still does not tremble.
+    bits = fraction_bits(*_reach(field.from_canonical(cloud.means, float(t)) for t in timeline.times))
     progress.start("SPZ", len(paths))
     for path, moved in zip(paths, moved_frames(cloud, field, timeline)):
         write_spz(path, moved, bits=bits)
@@ -92,5 +101,11 @@ def write_spz_sequence(
 
 
 @torch.no_grad()
-def _largest(cloud: GaussianCloud, field: Field, times: Sequence[float]) -> float:
-    return max((float(field.from_canonical(cloud.means, t).abs().max()) for t in times if len(cloud)), default=0.0)
+def _reach(frames: Iterable[Tensor]) -> tuple[float, float]:
+    """The largest coordinate of points (N, 3) at some frames, and the largest side of their box."""
+    ends = [torch.stack([xyz.min(dim=0).values, xyz.max(dim=0).values]).cpu() for xyz in frames if len(xyz)]
+    if not ends:
+        return 0.0, 0.0
+    both = torch.stack(ends)
+    low, high = both[:, 0].min(dim=0).values, both[:, 1].max(dim=0).values
+    return float(both.abs().max()), float((high - low).max())
