@@ -34,7 +34,7 @@ SOLID = 0.1  # opacity from which a Gaussian tells how large the object is
 CANDIDATES = 12  # instants that are asked for the mesh
 SAMPLE = 3000  # Gaussians that are asked whether they touch
 TOUCH, APART = 0.02, 0.06  # of the object's size: as near as this at one time, and further than this at another
-STRETCH = 4.0  # an edge that grows by more than this, and to more than TOUCH, bridged two parts
+STRETCH, LONG = 8.0, 0.05  # an edge that grows by more than this, to more of the size than this, bridged two parts
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def make_moving_mesh(
     device = cloud.means.device
     canonical = field.to_canonical(torch.from_numpy(mesh.vertices).to(device), t)
     vertices = np.stack([field.from_canonical(canonical, float(s)).float().cpu().numpy() for s in timeline.times])
-    whole = cut_bridges(vertices, mesh.faces, reach=TOUCH * size)
+    whole = cut_bridges(vertices, mesh.faces, reach=LONG * size)
     used, corners = np.unique(whole, return_inverse=True)
     progress.note(f"mesh: {len(used)} vertices, {len(whole)} faces, made at frame {frame}")
     return MovingMesh(
@@ -163,8 +163,8 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
         return mesh
     from fast_simplification import simplify
 
-    vertices, corners = simplify(mesh.vertices, mesh.faces, target_count=faces)
-    vertices, corners = np.asarray(vertices, np.float32), np.asarray(corners, np.int32)
+    thinned = simplify(mesh.vertices, mesh.faces, target_count=faces)
+    vertices, corners = np.asarray(thinned[0], np.float32), np.asarray(thinned[1], np.int32)
     nearest = KDTree(vertices).query(mesh.vertices)[1]
     total = np.stack([np.bincount(nearest, mesh.rgb[:, i], len(vertices)) for i in range(3)], axis=-1)
     number = np.bincount(nearest, minlength=len(vertices))

@@ -5,6 +5,9 @@ and the up axis of the world where that is +y or +z; else they are y-up, and `/w
 them so. A time code is a frame: seconds times `timeCodesPerSecond`, the clip's mean rate.
 """
 
+# pxr fills its modules when they are imported, so their names are unknown before.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
