@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, Timeline
 from dyn4d.io.atomic import atomic_folder
 from dyn4d.io.camera_files import write_transforms, write_tum
@@ -47,42 +48,65 @@ def stored_pictures(clip: Clip) -> list[Path] | None:
 
 def write_camera_files(
     folder: Path, cameras: Camera, timeline: Timeline, *, home: Path, run: Path, clip: Clip | None = None,
-    points: CameraPoints | None = None, held_out: Collection[int] = (),
-) -> str | None:  # fmt: skip
-    """Write `folder` whole: `transforms.json`, `trajectory.txt` (TUM), `colmap/` (binary), `colmap_text/`, and
-    `images/` where the clip has no picture files that fit (`stored_pictures`).
+    points: CameraPoints | None = None, held_out: Collection[int] = (), images: bool = False,
+) -> list[str]:  # fmt: skip
+    """Write `folder` whole: `transforms.json`, `trajectory.txt` (TUM), `colmap/` (binary) and `colmap_text/`. Where the
+    clip has no picture files that fit (`stored_pictures`), they name those that `write_images` writes.
 
     Args:
         cameras: F; those without a pose are left out everywhere. home: where `folder` will lie in the end, which paths
             are relative to. run: the run folder; pictures inside it are named by relative paths, others by whole ones,
             so that a run can be moved.
         clip: all F frames; without it pictures are named by the frames alone. points: for the COLMAP models.
-        held_out: frames that the fit did not see.
+        held_out: frames that the fit did not see. images: those of `write_images` are there or will be.
 
     Returns:
-        a line about what was left out: the COLMAP text model where a picture's name has a space in it, at which
-        COLMAP's reader would end the name.
+        what a person should know: pictures are named that nobody has written; the COLMAP text model was left out,
+        because a picture's name has a space in it, at which COLMAP's reader would end it.
     """
+    notes = []
     with atomic_folder(folder) as out:
         files = stored_pictures(clip) if clip is not None else None
         if files is not None:
             pictures = [_named(path, home, run) for path in files]
             names = [path.name for path in files]
         else:
-            names = [f"{name}.png" for name in timeline.names]
-            pictures = [f"images/{name}" for name in names]
-            if clip is not None:
-                (out / "images").mkdir()
-                for row in torch.nonzero(cameras.registered).flatten().tolist():
-                    write_png(out / "images" / names[row], np.asarray(clip.images[row]))
+            names = [_image_name(name) for name in timeline.names]
+            pictures = [f"../images/{name}" for name in names]
+            if not images:
+                notes.append(
+                    "cameras: there are no picture files of the clip that fit; --export.formats images writes those "
+                    "that are named"
+                )
         write_transforms(out / "transforms.json", cameras, timeline, pictures, held_out=held_out)
         write_tum(out / "trajectory.txt", cameras, timeline)
         xyz, rgb, seen = _colmap_points(points)
         write_model(out / "colmap", cameras, names, xyz=xyz, rgb=rgb, observations=seen)
         if any(name.split() != [name] for name in names):
-            return "cameras: no COLMAP model as text, because names of pictures have spaces; colmap/ is there"
-        write_model_text(out / "colmap_text", cameras, names, xyz=xyz, rgb=rgb, observations=seen)
-    return None
+            notes.append("cameras: no COLMAP model as text, because names of pictures have spaces; colmap/ is there")
+        else:
+            write_model_text(out / "colmap_text", cameras, names, xyz=xyz, rgb=rgb, observations=seen)
+    return notes
+
+
+def write_images(folder: Path, cameras: Camera, clip: Clip, *, progress: Progress | None = None) -> None:
+    """Write the frames that have a pose as `folder/<name>.png`, as K has them, all or none.
+
+    Args:
+        cameras: F. clip: all F frames.
+    """
+    progress = progress or SilentProgress()
+    rows = torch.nonzero(cameras.registered).flatten().tolist()
+    progress.start("images", len(rows))
+    with atomic_folder(folder) as out:
+        for row in rows:
+            write_png(out / _image_name(clip.timeline.names[row]), np.asarray(clip.images[row]))
+            progress.update()
+    progress.finish()
+
+
+def _image_name(name: str) -> str:
+    return f"{name}.png"
 
 
 def _named(path: Path, home: Path, run: Path) -> str:

@@ -7,8 +7,10 @@ from typing import Literal
 
 RenderName = Literal["input", "fixed", "orbit", "tracks"]
 RENDER_NAMES: tuple[RenderName, ...] = ("input", "fixed", "orbit", "tracks")
-FormatName = Literal["cameras", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames"]
-FORMAT_NAMES: tuple[FormatName, ...] = ("cameras", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames")
+FormatName = Literal["cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames"]
+FORMAT_NAMES: tuple[FormatName, ...] = (
+    "cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class ExportConfig:
     tracks: int = 1500
     """Gaussians whose trajectories are written to export/tracks.npz and drawn; 0 for none."""
     formats: tuple[FormatName, ...] = ("cameras",)
-    """Files beside these. cameras: COLMAP, transforms.json, TUM trajectory. csv: tracks as tables. spz: every frame as
-    SPZ. 4dgs: one file of all. usd: moving Gaussians and tracks. mesh: a mesh that moves, as animated GLB; mesh-usd:
-    the same as USD; mesh-frames: a PLY of it for every frame. A finished export gets those added that it lacks."""
+    """Files beside these. cameras: COLMAP, transforms.json, TUM trajectory. images: the frames for them, where the clip
+    has no picture files that fit. csv: tracks as tables. spz: every frame as SPZ. 4dgs: one file of all. usd: moving
+    Gaussians and tracks. mesh: a mesh that moves, as animated GLB; mesh-usd: the same as USD; mesh-frames: a PLY of it
+    for every frame. A finished export gets those added that it lacks."""
     mesh_faces: int = 40_000
     """Of the mesh: at most this many triangles."""
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress
 from dyn4d.core.types import Clip, FramePoints
-from dyn4d.export.camera_exports import CameraPoints, held_out_frames, write_camera_files
+from dyn4d.export.camera_exports import (
+    CameraPoints,
+    held_out_frames,
+    stored_pictures,
+    write_camera_files,
+    write_images,
+)
 from dyn4d.export.config import ExportConfig
 from dyn4d.export.evaluate import Reconstruction
 from dyn4d.export.moving_mesh import MovingMesh, make_moving_mesh
@@ -102,12 +108,24 @@ def _cameras(job: FormatJob) -> None:
     table, points = job.run / "geometry/frame_points.npz", None
     if table.is_file():
         points = CameraPoints(artifacts.load(table, FramePoints), np.asarray(job.selected, np.int64))
-    left_out = write_camera_files(
+    notes = write_camera_files(
         folder, result.cameras, result.timeline, home=job.run / "export/cameras", run=job.run, clip=clip, points=points,
         held_out=held_out_frames(job.selected, len(result.timeline)),
+        images="images" in job.config.formats or (job.out / "images").is_dir(),
     )  # fmt: skip
-    if left_out:
-        job.progress.note(left_out)
+    for line in notes:
+        job.progress.note(line)
+
+
+def _images(job: FormatJob) -> None:
+    folder = _missing(job, "images")
+    if folder is None or job.clip is None:
+        return
+    clip = job.clip()
+    if stored_pictures(clip) is not None:
+        job.progress.note("images: the clip's own picture files fit and are named; none are written")
+    else:
+        write_images(folder, job.result.cameras, clip, progress=job.progress)
 
 
 def _csv(job: FormatJob) -> None:
@@ -194,6 +212,7 @@ def _mesh_frames(job: FormatJob) -> None:
 
 _WRITERS: dict[str, Callable[[FormatJob], None]] = {
     "cameras": _cameras,
+    "images": _images,
     "csv": _csv,
     "spz": _spz,
     "4dgs": _4dgs,

@@ -46,8 +46,7 @@ def _axis_turns() -> tuple[Tensor, Tensor]:
     turns, orders = [], []
     for order in permutations(range(3)):
         for signs in product((1.0, -1.0), repeat=3):
-            turn = torch.diag(torch.tensor(signs, dtype=torch.float64))[:, :]
-            turn = torch.eye(3, dtype=torch.float64)[:, list(order)] @ turn
+            turn = torch.eye(3, dtype=torch.float64)[:, list(order)] * torch.tensor(signs, dtype=torch.float64)
             if torch.linalg.det(turn) > 0:
                 turns.append(turn)
                 orders.append(torch.tensor(order))

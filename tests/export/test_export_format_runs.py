@@ -107,7 +107,8 @@ def test_cameras_name_the_clips_own_pictures(tmp_path):
     for name in files:
         assert Image.open(out / "cameras" / name).size == (head["w"], head["h"])
     assert head["test_filenames"] == [files[2]] and head["train_filenames"] == files[:2]
-    assert not (out / "cameras/images").exists()
+    _, found = export(run, "images", clip=clip)
+    assert not (out / "images").exists() and "none are written" in found[0]
     assert not (out / "cameras/colmap_text").exists() and "names of pictures have spaces" in notes[-1]
     pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed")
     model = pycolmap.Reconstruction(str(out / "cameras/colmap"))
@@ -133,18 +134,21 @@ def test_pictures_that_do_not_fit_are_written(tmp_path):
     clip = make_clip(tmp_path / "clip", size=(2 * WIDTH, 2 * HEIGHT))
     (tmp_path / "clip/cameras.json").unlink()
     smaller = load_clip(clip, max_size=WIDTH)
-    out, _ = export(make_run(tmp_path / "run", unknown=[2]), "cameras", clip=smaller)
+    run = make_run(tmp_path / "run", unknown=[2])
+    out, notes = export(run, "cameras", clip=smaller)
     files = [f["file_path"] for f in transforms(out)["frames"]]
-    assert files == [f"images/{i:05d}.png" for i in (0, 1, 3)]
+    assert files == [f"../images/{i:05d}.png" for i in (0, 1, 3)] and "--export.formats images" in notes[0]
+    _, notes = export(run, "images", clip=smaller)
+    assert not notes
     for row, name in zip((0, 1, 3), files):
         picture = Image.open(out / "cameras" / name)
         assert picture.size == (WIDTH, HEIGHT) and picture.getpixel((3, 3)) == (40 * row, 100, 50)
-    assert not (out / "cameras/images/00002.png").exists()
+    assert not (out / "images/00002.png").exists()
 
 
 def test_a_clip_that_is_gone_is_said_and_names_stay(tmp_path):
     out, notes = export(make_run(tmp_path / "run"), "cameras", clip=tmp_path / "gone")
-    assert [f["file_path"] for f in transforms(out)["frames"]] == [f"images/{i:05d}.png" for i in range(COUNT)]
+    assert [f["file_path"] for f in transforms(out)["frames"]] == [f"../images/{i:05d}.png" for i in range(COUNT)]
     assert "the clip cannot be read" in notes[0]
 
 
@@ -198,8 +202,20 @@ def test_csv_of_both_kinds_of_tracks(tmp_path):
     assert np.isnan(gaussians["visible"]).all()
 
 
+def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
+    def fail(path, table):
+        path.write_text("half")
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(formats, "write_csv", fail)
+    run = make_run(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="stop"):
+        export(run, "csv")
+    assert sorted(path.name for path in (run / "export").iterdir()) == ["ply", "tracks.npz", "tracks.png"]
+
+
 def test_unknown_formats_are_refused():
-    with pytest.raises(ValueError, match="'gif' is not one of cameras, csv"):
+    with pytest.raises(ValueError, match="'gif' is not one of cameras, images, csv"):
         ExportConfig(formats=("gif",))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="mesh_faces must be at least 100"):
         ExportConfig(mesh_faces=3)
