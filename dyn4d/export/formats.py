@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -221,8 +221,3 @@ _WRITERS: dict[str, Callable[[FormatJob], None]] = {
     "mesh-usd": _mesh_usd,
     "mesh-frames": _mesh_frames,
 }
-
-
-def written(run: Path) -> Sequence[tuple[str, str]]:
-    """The entries of `FILES` that are there."""
-    return [entry for entry in FILES if (run / entry[0].split()[0]).exists()]
