@@ -22,6 +22,7 @@ from typing import Any
 from dyn4d import __version__, stagework
 from dyn4d.config import NAMED_INPUTS, Config, as_plain, dump_config, load_config
 from dyn4d.core.errors import InputError
+from dyn4d.export.requirements import require_formats
 from dyn4d.io.atomic import atomic_path
 from dyn4d.progress import QuietProgress, WarningHandler
 from dyn4d.runner import Planned, Stage, execute, make_plan, refuse_changes, require_done
@@ -106,6 +107,12 @@ def _sections(*names: str) -> Any:
     return settings
 
 
+def _export_settings(config: Config) -> dict[str, Any]:
+    """Without the formats, which are parts: each can be added to a finished export."""
+    settings = _sections("export")(config)
+    return {**settings, "export": {k: v for k, v in settings["export"].items() if k != "formats"}}
+
+
 def _report_files(config: Config) -> tuple[str, ...]:
     return ("metrics.json", "report.html") if config.export.report else ("metrics.json",)
 
@@ -124,8 +131,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage("render", "renders", ("gaussians",), _pictures_only, stagework.render),
     Stage(
-        "export", "export", ("gaussians", "render"), _sections("export"), stagework.export,
-        finish=stagework.summarise, beside=_report_files,
+        "export", "export", ("gaussians", "render"), _export_settings, stagework.export,
+        finish=stagework.summarise, beside=_report_files, parts=lambda config: config.export.formats,
     ),
 )  # fmt: skip
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -224,6 +231,8 @@ def _check_early(names: tuple[str, ...], config: Config, run: RunFolder, *, over
         run.require()
         require_done(plan, STAGE_NAMES[:first], run)
     todo = {one.stage.name for one in mine if one.status != "done"}
+    if "export" in todo:
+        require_formats(config.export.formats)
     if todo & {"prepare", "geometry"}:
         stagework.device_of(config)
         clip = stagework.open_clip(config)

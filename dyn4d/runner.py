@@ -62,6 +62,8 @@ class Stage:
         finish: called once the stage's folder has its name; quick, and may be called again.
         beside: files directly in the run folder that `finish` writes; where one is missing it is called again.
         version: raised when the same settings come to make something else.
+        parts: what is asked for of a stage that makes several things, each independent of the others. A finished folder
+            that has only some gets the others added; what it has beyond them stays.
     """
 
     name: str
@@ -72,11 +74,12 @@ class Stage:
     finish: Callable[[RunFolder, Any, RunState], None] | None = None
     beside: Callable[[Any], tuple[str, ...]] = lambda _: ()
     version: int = 1
+    parts: Callable[[Any], tuple[str, ...]] = lambda _: ()
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A stage with its key, what was found on disk and why it would (not) run."""
+    """A stage with its key, the parts asked for, what was found on disk and why it would (not) run."""
 
     stage: Stage
     key: str
@@ -84,6 +87,7 @@ class Planned:
     input_keys: dict[str, str]
     status: Status
     reason: str
+    parts: tuple[str, ...] = ()
 
 
 def stage_key(stage: Stage, settings: Mapping[str, Any], input_keys: Mapping[str, str]) -> str:
@@ -114,17 +118,18 @@ def make_plan(stages: Sequence[Stage], config: Any, run: RunFolder) -> list[Plan
         settings = json.loads(json.dumps(stage.settings(config)))
         input_keys = {name: keys[name] for name in stage.inputs}
         key = keys[stage.name] = stage_key(stage, settings, input_keys)
-        status, reason = _inspect(stage, key, settings, input_keys, run)
+        parts = stage.parts(config)
+        status, reason = _inspect(stage, key, settings, input_keys, parts, run)
         if status == "done":
             missing = [name for name in stage.beside(config) if not (run.root / name).exists()]
             if missing:
                 status, reason = "partial", f"{missing[0]} is missing"
-        plan.append(Planned(stage, key, settings, input_keys, status, reason))
+        plan.append(Planned(stage, key, settings, input_keys, status, reason, parts))
     return plan
 
 
 def _inspect(
-    stage: Stage, key: str, settings: dict[str, Any], input_keys: dict[str, str], run: RunFolder
+    stage: Stage, key: str, settings: dict[str, Any], input_keys: dict[str, str], parts: Sequence[str], run: RunFolder
 ) -> tuple[Status, str]:
     partial = _read(run.partial(stage.name) / "state.json")
     marker = _read(run.root / stage.folder / MARKER)
@@ -140,7 +145,14 @@ def _inspect(
     lost = _lost_file(stage, marker, run)
     if lost is not None:
         return lost
+    missing = _missing_parts(parts, marker)
+    if missing:
+        return "partial", f"adds {', '.join(missing)}"
     return "done", "done; nothing changed"
+
+
+def _missing_parts(parts: Sequence[str], marker: dict[str, Any]) -> list[str]:
+    return [name for name in parts if name not in marker.get("parts", [])]
 
 
 def _why(marker: dict[str, Any], stage: Stage, settings: dict[str, Any], input_keys: dict[str, str]) -> str:
@@ -208,7 +220,7 @@ def execute(
     refuse_changes([planned], overwrite=overwrite)
     partial = run.partial(stage.name)
     before = _read(partial / "state.json")
-    goes_on = before is not None and before.get("key") == planned.key
+    goes_on = before is not None and before.get("key") == planned.key and _same_parts(before, planned)
     progress.note(f"{stage.name}: {'going on' if goes_on else 'started'}")
     state.begin(stage.name, planned.key, goes_on=goes_on)
     try:
@@ -234,7 +246,7 @@ def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progre
     if goes_on:
         replaces = replaces or bool((_read(partial / "state.json") or {}).get("replaces"))
         remove_temporary(partial, "**/")
-    record = {"key": planned.key, "complete": False, "replaces": replaces}
+    record = {"key": planned.key, "parts": list(planned.parts), "complete": False, "replaces": replaces}
     if not goes_on:
         if partial.exists():
             shutil.rmtree(partial)
@@ -242,6 +254,7 @@ def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progre
     out, scratch = partial / stage.folder, partial / "scratch"
     out.mkdir(exist_ok=True)
     scratch.mkdir(exist_ok=True)
+    made = _take_over(planned, run, out)
     stage.work(StageContext(run, config, out, scratch, TickingProgress(progress, state.tick), state))
     files = {path.relative_to(out).as_posix(): path.stat().st_size for path in sorted(out.rglob("*")) if path.is_file()}
     marker = {
@@ -249,6 +262,7 @@ def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progre
         "stage": stage.name,
         "settings": planned.settings,
         "inputs": planned.input_keys,
+        "parts": sorted({*made, *planned.parts}),
         "seconds": state.seconds_so_far(),
         "files": {name: size for name, size in files.items() if name != MARKER},
     }
@@ -256,10 +270,36 @@ def _work(planned: Planned, config: Any, run: RunFolder, state: RunState, progre
     write_json(partial / "state.json", {**record, "complete": True})
 
 
+def _same_parts(before: dict[str, Any], planned: Planned) -> bool:
+    return list(before.get("parts", [])) == list(planned.parts)
+
+
+def _take_over(planned: Planned, run: RunFolder, out: Path) -> list[str]:
+    """The parts that the finished folder has already, if it was made by the same key; their files come to `out`.
+
+    They are linked, not copied, where the disk can do so: files are only ever replaced, never written into.
+    """
+    folder = run.root / planned.stage.folder
+    marker = _read(folder / MARKER)
+    if marker is None or marker.get("key") != planned.key or _lost_file(planned.stage, marker, run) is not None:
+        return []
+    for name in marker.get("files", {}):
+        target = out / name
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(folder / name, target)
+            except OSError:
+                shutil.copy2(folder / name, target)
+    return [str(name) for name in marker.get("parts", [])]
+
+
 def _is_placed(planned: Planned, run: RunFolder) -> bool:
     """Is the stage's folder whole and up to date? Then only what `finish` writes is missing."""
     marker = _read(run.root / planned.stage.folder / MARKER)
-    return marker is not None and marker.get("key") == planned.key and _lost_file(planned.stage, marker, run) is None
+    if marker is None or marker.get("key") != planned.key or _missing_parts(planned.parts, marker):
+        return False
+    return _lost_file(planned.stage, marker, run) is None
 
 
 def _commit(stage: Stage, config: Any, run: RunFolder) -> None:

@@ -331,12 +331,13 @@ def render(ctx: StageContext) -> None:
 
 
 def export(ctx: StageContext) -> None:
-    """Per-frame PLYs and tracks."""
+    """Per-frame PLYs, tracks, and the formats that are asked for."""
     from dyn4d.export.run import export_run
 
     config: Config = ctx.config
     export_run(
-        ctx.run.root, ctx.out, config.export, seed=config.seed, device=device_of(config), progress=ctx.progress
+        ctx.run.root, ctx.out, config.export, seed=config.seed, device=device_of(config), progress=ctx.progress,
+        clip=lambda: open_whole_clip(config),
     )  # fmt: skip
 
 

@@ -22,6 +22,9 @@ ONE_HOME = {  # third-party packages that exactly one module may import
     "tyro": "cli.py",
     "skimage": "geometry/marching.py",
     "pygltflib": "io/glb.py",
+    "pxr": "export/usd.py",
+    "fourdgs": "export/fourdgs_file.py",
+    "fast_simplification": "export/moving_mesh.py",
 }
 
 

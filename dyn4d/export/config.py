@@ -7,6 +7,10 @@ from typing import Literal
 
 RenderName = Literal["input", "fixed", "orbit", "tracks"]
 RENDER_NAMES: tuple[RenderName, ...] = ("input", "fixed", "orbit", "tracks")
+FormatName = Literal["cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames"]
+FORMAT_NAMES: tuple[FormatName, ...] = (
+    "cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,21 @@ class ExportConfig:
     """Frames that the report shows from the input's cameras, spread over the clip."""
     tracks: int = 1500
     """Gaussians whose trajectories are written to export/tracks.npz and drawn; 0 for none."""
+    formats: tuple[FormatName, ...] = ("cameras",)
+    """Files beside these. cameras: COLMAP, transforms.json, TUM trajectory. images: the frames for them, where the clip
+    has no picture files that fit. csv: tracks as tables. spz: every frame as SPZ. 4dgs: one file of all. usd: moving
+    Gaussians and tracks. mesh: a mesh that moves, as animated GLB; mesh-usd: the same as USD; mesh-frames: a PLY of it
+    for every frame. A finished export gets those added that it lacks."""
+    mesh_faces: int = 40_000
+    """Of the mesh: at most this many triangles."""
 
     def __post_init__(self) -> None:
         if self.report_frames < 1:
             raise ValueError(f"export.report_frames must be at least 1, not {self.report_frames}")
         if self.tracks < 0:
             raise ValueError(f"export.tracks must not be negative, but is {self.tracks}")
+        for name in self.formats:
+            if name not in FORMAT_NAMES:
+                raise ValueError(f"export.formats: {name!r} is not one of {', '.join(FORMAT_NAMES)}")
+        if self.mesh_faces < 100:
+            raise ValueError(f"export.mesh_faces must be at least 100, not {self.mesh_faces}")

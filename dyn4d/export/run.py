@@ -6,7 +6,7 @@ Each is a thin layer: it loads what the earlier stages left and calls a function
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, GaussianCloud, Timeline
 from dyn4d.deformation.files import load_field
 from dyn4d.deformation.tracks import Tracks
+from dyn4d.export import formats
 from dyn4d.export import metrics as run_metrics
 from dyn4d.export.config import ExportConfig, RenderConfig
 from dyn4d.export.evaluate import UNKNOWN, Reconstruction, evaluate, object_size
@@ -54,6 +55,7 @@ FILES = (
     ("gaussians/field.safetensors", "the field that moves them: dyn4d.deformation.load_field"),
     ("export/tracks.npz", "trajectories of Gaussians: xyz (frame, track, 3), and each one's row in the PLYs"),
     ("geometry/", "cameras, points of each frame, correspondences, motion against the cameras, COLMAP model"),
+    *formats.FILES,
     ("metrics.json", "the figures of this page"),
 )
 
@@ -171,20 +173,27 @@ def export_run(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    clip: Callable[[], Clip] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """The export stage's own folder: `out/ply/frame_0000.ply ...`, `out/tracks.npz`, `out/tracks.png`."""
+    """The export stage's own folder: `out/ply/frame_0000.ply ...`, `out/tracks.npz`, `out/tracks.png`, and what
+    `config.formats` names. Files that are there already are kept.
+
+    Args:
+        clip: opens all frames of the run's clip; only asked where a format names pictures.
+    """
     progress = progress or SilentProgress()
     result = load_result(run, device)
     out.mkdir(parents=True, exist_ok=True)
     if config.ply:
         write_sequence(result.cloud, result.field, result.timeline, out=out / "ply", progress=progress)
-    if config.tracks:
+    if config.tracks and not (out / "tracks.png").is_file():
         tracks = gaussian_tracks(result.cloud, result.field, result.timeline, count=config.tracks, seed=seed)
         artifacts.save(out / "tracks.npz", tracks)
         count = len(result.timeline)
         frames = sorted({count // 2, max(0, (3 * count) // 4), count - 1})
         write_png(out / "tracks.png", tracks_picture(result, tracks, frames=frames, background=(1.0, 1.0, 1.0)))
+    formats.write_formats(formats.FormatJob(run, out, config, result, clip, progress))
 
 
 def renders_aside(

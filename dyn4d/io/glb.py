@@ -63,7 +63,7 @@ class _Builder:
         )
         self.parts: list[bytes] = []
 
-    def _accessor(self, values: np.ndarray, kind: str, target: int, *, bounds: bool = False) -> int:
+    def _accessor(self, values: np.ndarray, kind: str, target: int | None, *, bounds: bool = False) -> int:
         """Append an array of float32 or uint32."""
         doc, data = self.document, values.tobytes()
         offset = sum(map(len, self.parts))
@@ -80,9 +80,10 @@ class _Builder:
 
     def add(
         self, name: str, mode: int, xyz: np.ndarray, rgb: np.ndarray, *, normals: np.ndarray | None = None,
-        faces: np.ndarray | None = None,
+        faces: np.ndarray | None = None, targets: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        """Points, lines (each two rows one line) or triangles. Lines and points are shown as they are, not lit."""
+        """Points, lines (each two rows one line) or triangles; what has no normals is shown as it is, not lit.
+        `targets` (K, N, 3) are offsets that an animation can add."""
         if len(xyz) == 0:
             return
         doc = self.document
@@ -94,17 +95,34 @@ class _Builder:
         material = gltf.Material(name=name, pbrMetallicRoughness=surface, alphaCutoff=None)
         if normals is not None:
             look.NORMAL = self._accessor(normals.astype(np.float32), gltf.VEC3, gltf.ARRAY_BUFFER)
-            material.doubleSided = True  # what no camera saw is open
         else:
             material.extensions = {"KHR_materials_unlit": {}}
             doc.extensionsUsed = ["KHR_materials_unlit"]
         indices = None
         if faces is not None:
             indices = self._accessor(faces.reshape(-1).astype(np.uint32), gltf.SCALAR, gltf.ELEMENT_ARRAY_BUFFER)
+        material.doubleSided = material.doubleSided or mode == gltf.TRIANGLES  # what no camera saw is open
         doc.materials.append(material)
         part = gltf.Primitive(attributes=look, indices=indices, mode=mode, material=len(doc.materials) - 1)
-        doc.meshes.append(gltf.Mesh(name=name, primitives=[part]))
+        mesh = gltf.Mesh(name=name, primitives=[part])
+        if targets is not None and len(targets):
+            offsets = [
+                self._accessor(one.astype(np.float32), gltf.VEC3, gltf.ARRAY_BUFFER, bounds=True) for one in targets
+            ]
+            part.targets = [gltf.Attributes(POSITION=one) for one in offsets]
+            mesh.weights = [0.0] * len(targets)
+        doc.meshes.append(mesh)
         self._node(gltf.Node(name=name, mesh=len(doc.meshes) - 1))
+
+    def animate(self, name: str, node: int, seconds: np.ndarray, weights: np.ndarray) -> None:
+        """Morph weights (F, K) of a node's mesh at `seconds` (F,), linear in between."""
+        when = self._accessor(seconds.astype(np.float32)[:, None], gltf.SCALAR, None, bounds=True)
+        value = self._accessor(weights.astype(np.float32).reshape(-1, 1), gltf.SCALAR, None)
+        sampler = gltf.AnimationSampler(input=when, output=value, interpolation="LINEAR")
+        target = gltf.AnimationChannelTarget(node=node, path="weights")
+        self.document.animations.append(
+            gltf.Animation(name=name, samplers=[sampler], channels=[gltf.AnimationChannel(sampler=0, target=target)])
+        )
 
     def add_camera(self, name: str, K: np.ndarray, world_from_cam: np.ndarray, width: int, height: int) -> None:
         """A camera to look through; glTF has no place for a principal point beside the centre."""
@@ -137,6 +155,24 @@ def write_mesh_glb(path: str | Path, mesh: Mesh, cameras: Camera) -> None:
     """Write a mesh with normals and vertex colours, atomically. The cameras only tell which way is up."""
     builder = _Builder(upright(cameras))
     builder.add("mesh", gltf.TRIANGLES, mesh.vertices, mesh.rgb, normals=mesh.normals, faces=mesh.faces)
+    builder.write(path)
+
+
+def write_morphing_glb(
+    path: str | Path, vertices: np.ndarray, faces: np.ndarray, rgb: np.ndarray, *, targets: np.ndarray,
+    weights: np.ndarray, seconds: np.ndarray, cameras: Camera,
+) -> None:  # fmt: skip
+    """Write a mesh that an animation of morph weights moves, atomically. It is shown as it is coloured, not lit.
+
+    Args:
+        vertices: (V, 3) world, the mesh without any morph. faces: (T, 3). rgb: (V, 3) sRGB in [0, 1].
+        targets: (K, V, 3) what each morph adds. weights: (F, K) at `seconds` (F,), linear in between; times before 0,
+            which glTF does not know, are shifted. cameras: only tell which way is up.
+    """
+    builder = _Builder(upright(cameras))
+    builder.add("mesh", gltf.TRIANGLES, vertices, rgb, faces=faces, targets=targets)
+    if len(seconds) > 1 and len(targets):
+        builder.animate("motion", 1, seconds - min(float(seconds[0]), 0.0), weights)
     builder.write(path)
 
 
