@@ -391,7 +391,9 @@ def _in_terminal(what: Drawable, options: PreviewOptions, columns: int | None) -
     size = shutil.get_terminal_size((80, 24))
     wide = columns or max(8, size.columns - 1)
     sides = 3 if wide >= 132 else 2 if wide >= 72 else 1
-    each = min(wide // sides, 2 * max(size.lines - 3, 8)) if columns is None else wide // sides
+    each = (wide - 2 * (sides - 1)) // sides
+    if columns is None:
+        each = min(each, 2 * max(size.lines - 3, 8))  # two pixels a line
     views = six_views(what, replace(options, size=max(16, 4 * each)), sides=sides)
     return half_blocks([view for _, view in views], columns=each * sides + 2 * (sides - 1), colours=terminal_colours())
 

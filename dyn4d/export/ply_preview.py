@@ -29,6 +29,7 @@ FIELD_OF_VIEW = 24.0  # degrees: nearly without perspective, so that sides can b
 MARGIN = 1.06
 SLAB = 400_000  # Gaussians drawn at a time: bounds the memory
 FAINT = 0.05  # Gaussians below this opacity do not count for the bounds
+WIDEST_PAD = 0.1  # of the box: a few huge Gaussians should not make the rest small
 POINT_SIGMA = 0.6  # of the spacing
 POINT_OPACITY = 0.95
 DARK = 1e-3  # light that still comes through; less is not looked for
@@ -62,9 +63,11 @@ class PreviewOptions:
 
 @dataclass(frozen=True)
 class Drawable:
-    """Gaussians as the rasteriser takes them (N rows, float32), and the box that the picture should show.
+    """Gaussians as the rasteriser takes them (N rows, float32), and the box of their centres that the picture should
+    show.
 
-    `left_out`: rows of the file that cannot be drawn (NaN, Inf).
+    `pad`: how far the Gaussians reach beyond that box, world units. `left_out`: rows of the file that cannot be drawn
+    (NaN, Inf).
     """
 
     means: Tensor
@@ -74,6 +77,7 @@ class Drawable:
     rgb: Tensor
     low: np.ndarray
     high: np.ndarray
+    pad: float
     left_out: int
 
     def __len__(self) -> int:
@@ -85,8 +89,8 @@ class Drawable:
 
     @property
     def half(self) -> np.ndarray:
-        """Half of the box's sides, none of them 0."""
-        sides = (self.high - self.low) / 2
+        """Half of the box's sides with what the Gaussians add, none of them 0."""
+        sides = (self.high - self.low) / 2 + self.pad
         return np.maximum(sides, max(float(sides.max()) * 1e-3, 1e-9))
 
 
@@ -133,10 +137,14 @@ def _load_gaussians(rows: Rows) -> Drawable:
         at += len(block)
     _require_some(rows, at)
     solid = np.flatnonzero(table["opacities"][:at, 0] > FAINT)
-    low, high = robust_bounds(table["means"][solid] if len(solid) else table["means"][:at])
+    solid = solid if len(solid) else np.arange(at)
+    low, high = robust_bounds(table["means"][solid])
+    pad = 2 * float(np.quantile(table["scales"][solid].max(-1), 0.9))
+    if (longest := float((high - low).max())) > 0:
+        pad = min(pad, WIDEST_PAD * longest)
     tensors = {name: torch.from_numpy(values[:at]) for name, values in table.items()}
     return Drawable(tensors["means"], tensors["quats"], tensors["scales"], tensors["opacities"][:, 0], tensors["rgb"],
-                    low, high, rows.count - at)  # fmt: skip
+                    low, high, pad, rows.count - at)  # fmt: skip
 
 
 def _load_points(rows: Rows, up: str) -> Drawable:
@@ -161,7 +169,8 @@ def _load_points(rows: Rows, up: str) -> Drawable:
     sigma = POINT_SIGMA * spacing(few) * math.sqrt(len(few) / at) or 1e-3 * float((high - low).max()) or 1e-3
     return Drawable(
         torch.from_numpy(means), torch.tensor([[1.0, 0, 0, 0]]).expand(at, 4), torch.full((1, 3), sigma).expand(at, 3),
-        torch.full((at,), POINT_OPACITY), torch.from_numpy(np.ascontiguousarray(rgb)), low, high, rows.count - at,
+        torch.full((at,), POINT_OPACITY), torch.from_numpy(np.ascontiguousarray(rgb)), low, high, 2 * sigma,
+        rows.count - at,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from dyn4d.io.ply_compare import MEASURES, properties, property_differences
 from dyn4d.io.row_writers import Written, WriteOptions, writable, write_rows
 from dyn4d.io.rows import Rows, open_rows
 
-MEASURED = 200_000  # rows that the error is measured on, where there are more
+MEASURED = 100_000  # rows that the error is measured on, where there are more
 NOT_READ = ("glb", "csv")  # full precision by construction: float32, or digits enough
 
 

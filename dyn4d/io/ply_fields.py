@@ -27,7 +27,10 @@ OPACITY_EDGE = 1e-7  # float32 turns a logit beyond ±16.6 into exactly 0 or 1
 # degree 1 to 4 keep their value or change sign.
 TURN_XYZ = np.array([1, -1, -1], np.float32)
 TURN_WXYZ = np.array([1, 1, -1, -1], np.float32)
-TURN_SH = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, 1, -1, 1, -1], np.float32)
+TURN_SH = np.array(
+    [(-1) ** (degree + abs(m)) * (-1 if m < 0 else 1) for degree in range(1, 5) for m in range(-degree, degree + 1)],
+    np.float32,
+)
 
 
 def is_gaussian(names: Sequence[str]) -> bool:
@@ -73,10 +76,26 @@ def gaussian_dtype(degree: int, extra: Sequence[str] = ()) -> np.dtype:
 
 def columns(rows: np.ndarray, names: Sequence[str], kind: type = np.float32) -> np.ndarray:
     """Fields of structured rows (N,) as a table (N, len(names))."""
+    table = _as_table(rows)
+    if table is not None and names:
+        places = [rows.dtype.names.index(name) for name in names]  # type: ignore[union-attr]
+        first, last = places[0], places[-1] + 1
+        if places == list(range(first, last)):
+            return table[:, first:last].astype(kind)
+        return table[:, places].astype(kind, copy=False)
     out = np.empty((len(rows), len(names)), dtype=kind)
     for at, name in enumerate(names):
         out[:, at] = rows[name]
     return out
+
+
+def _as_table(rows: np.ndarray) -> np.ndarray | None:
+    """Rows of nothing but float32 as a table without a copy, which is several times faster than field by field."""
+    fields = rows.dtype.fields or {}
+    packed = rows.dtype.itemsize == 4 * len(fields) and rows.flags.c_contiguous
+    if not packed or any(entry[0] != np.float32 for entry in fields.values()):
+        return None
+    return rows.view(np.float32).reshape(len(rows), len(fields))
 
 
 def opacities(rows: np.ndarray) -> np.ndarray:

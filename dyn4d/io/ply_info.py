@@ -274,11 +274,7 @@ def _hashes(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
     raw = np.ascontiguousarray(block).view(np.uint8).reshape(len(block), -1)
     if raw.shape[1] % 4:
         raw = np.pad(raw, ((0, 0), (0, -raw.shape[1] % 4)))
-    words = np.ascontiguousarray(raw).view(np.uint32)
-    out = np.zeros(len(block), np.uint64)
-    for at, weight in enumerate(weights):
-        out += words[:, at].astype(np.uint64) * weight
-    return out
+    return np.ascontiguousarray(raw).view(np.uint32).astype(np.uint64) @ weights
 
 
 def _position_figures(xyz: np.ndarray, hashes: np.ndarray) -> dict[str, Any]:

@@ -65,7 +65,8 @@ class Selection:
     @property
     def asks(self) -> bool:
         quiet = ("gap", "invert")
-        return any(getattr(self, e.name) not in (None, False) for e in fields(self) if e.name not in quiet)
+        values = (getattr(self, e.name) for e in fields(self) if e.name not in quiet)
+        return any(value is not None and value is not False for value in values)
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,8 @@ def write_rows(path: str | Path, rows: Rows, options: WriteOptions = WriteOption
     source, left_out = _without_undrawable(changed, kind, form)
     if rows.kind == "mesh":
         lost = (*lost, "the faces of the mesh")
+    if kind == "splat" and source.count == 0:
+        raise InputError(f"{rows.path} gives no rows to write, and a .splat without rows is no file; choose another format")
     writer = {"ply": _write_ply, "csv": _write_csv, "splat": _write_splat, "spz": _write_spz, "glb": _write_glb,
               "compressed.ply": _write_compressed}[kind]  # fmt: skip
     with atomic_path(path) as temporary:

@@ -142,6 +142,7 @@ def _unzip(path: Path, head: Head) -> list[tuple[str, int, np.ndarray]]:
                     raise _damaged(path, f"{size * head.count - len(data):,} bytes of '{name}' are missing, from row "
                                          f"{len(data) // size:,} of {head.count:,} on")  # fmt: skip
                 out.append((name, size, data))
+            stream.read(1)  # at its end the sum of all bytes is checked
     except (OSError, EOFError, zlib.error) as error:
         raise _damaged(path, str(error)) from error
     return out
