@@ -73,7 +73,20 @@ def commands(folder: Path) -> dict[str, list[str]]:
         "info": ["info", big],
         "compare by row": ["compare", big, other],
         "compare by nearest": ["compare", big, other, "--by", "nearest"],
-        "crop: box, opacity": ["crop", big, *out("out.ply"), "--box", "-1", "-1", "-1", "1", "1", "1", "--min-opacity", "0.1"],
+        "crop: box, opacity": [
+            "crop",
+            big,
+            *out("out.ply"),
+            "--box",
+            "-1",
+            "-1",
+            "-1",
+            "1",
+            "1",
+            "1",
+            "--min-opacity",
+            "0.1",
+        ],
         "crop: largest cluster": ["crop", big, *out("out.ply"), "--largest-cluster"],
         "crop: outliers": ["crop", big, *out("out.ply"), "--outliers", "2"],
         "merge of two": ["merge", big, other, *out("out.ply")],
@@ -118,9 +131,9 @@ def section(rows: int, size: int, found: dict[str, dict[str, float]]) -> str:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     lines = [BEGIN, "", "## Large files: dyn4d ply", ""]
     lines.append(
-        f"`python benchmarks/ply.py --write`: {rows:,} Gaussians with harmonics of degree 3, {size / 1e9:.2f} GB. One thread, "
-        f"{platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, numpy {np.__version__}, commit "
-        f"{commit.stdout.strip()}, date {datetime.date.today()}. Bar: {BAR_GIB:g} GiB."
+        f"`python benchmarks/ply.py --write`: {rows:,} Gaussians with harmonics of degree 3, {size / 1e9:.2f} GB. "
+        f"One thread, {platform.machine()}, {os.cpu_count()} cores, python {platform.python_version()}, "
+        f"numpy {np.__version__}, commit {commit.stdout.strip()}, date {datetime.date.today()}. Bar: {BAR_GIB:g} GiB."
     )
     lines += ["", "| command | peak memory, GiB | seconds | bar holds |", "| --- | --- | --- | --- |"]
     lines += [f"| {name} | {f['gib']:.2f} | {f['seconds']:.1f} | {'yes' if f['gib'] <= BAR_GIB else 'no'} |"
@@ -150,7 +163,7 @@ def main() -> None:
     if given.run:
         run_one(json.loads(given.run))
         return
-    os.environ |= {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
     folder = given.folder / str(given.rows)
     folder.mkdir(parents=True, exist_ok=True)
     make(folder / "big.ply", given.rows)

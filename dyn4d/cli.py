@@ -197,7 +197,13 @@ class TrainMatcherArgs(Common):
 
 
 def parse(
-    kind: type[T], name: str, words: Sequence[str], default: T, *, needs: tuple[str, ...] = (), config: Sequence[Any] = ()
+    kind: type[T],
+    name: str,
+    words: Sequence[str],
+    default: T,
+    *,
+    needs: tuple[str, ...] = (),
+    config: Sequence[Any] = (),
 ) -> T:
     """The arguments of one command.
 

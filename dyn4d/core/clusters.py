@@ -25,7 +25,7 @@ def sample(count: int, most: int = SAMPLE, seed: int = 0) -> np.ndarray:
 
 
 def neighbour_distance(xyz: np.ndarray, k: int, rows: np.ndarray | None = None) -> np.ndarray:
-    """Mean distance of points (N, 3), or of some rows of them, to their k nearest others (fewer where there are fewer)."""
+    """Mean distance of points (N, 3), or of some rows of them, to their k nearest others."""
     if len(xyz) < 2:
         return np.zeros(len(xyz) if rows is None else len(rows))
     tree = KDTree(xyz)
@@ -49,8 +49,8 @@ def spacing(xyz: np.ndarray, k: int = 4) -> float:
 def cluster_labels(xyz: np.ndarray, cell: float) -> np.ndarray:
     """(N,) cluster of each point, 0 the one with most points, 1 the next ...
 
-    Points in one cube of side `cell`, or in cubes that touch (also by a corner), belong together. So what is closer than
-    one cell always does, what is further apart than 2 sqrt(3) cells never by itself.
+    Points in one cube of side `cell`, or in cubes that touch (also by a corner), belong together. So what is closer
+    than one cell always does, what is further apart than 2 sqrt(3) cells never by itself.
     """
     if len(xyz) == 0:
         return np.empty(0, np.int64)

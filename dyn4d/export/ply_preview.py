@@ -1,8 +1,8 @@
 """Pictures of any file of Gaussians or points, drawn by our own rasteriser: from six sides, or turning.
 
-Colours are those without their view-dependent part. Points are drawn as small round Gaussians. What is in the picture is
-told by robust bounds (`dyn4d.core.clusters.robust_bounds`), and what lies between them and the camera is not drawn, so
-that a few floaters neither shrink the object nor hide it.
+Colours are those without their view-dependent part. Points are drawn as small round Gaussians. What is in the picture
+is told by robust bounds (`dyn4d.core.clusters.robust_bounds`), and what lies between them and the camera is not
+drawn, so that a few floaters neither shrink the object nor hide it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class PreviewOptions:
     """How to draw.
 
     Attributes:
-        size: side of one view, pixels. up: the axis that points up in the world, one of `AXES`; "-y" is that of OpenCV's
-            cameras. background: (3,) sRGB in [0, 1]. frames: of a turntable. elevation: of its camera, degrees.
+        size: side of one view, pixels. up: the axis that points up in the world, one of `AXES`; "-y" is that of
+            OpenCV's cameras. background: (3,) sRGB in [0, 1]. frames: of a turntable. elevation: of its camera,
+            degrees.
     """
 
     size: int = 384
@@ -207,7 +208,9 @@ def side_names(up: str) -> tuple[str, ...]:
     return front, right_name, opposite(front), opposite(right_name), up, opposite(up)
 
 
-def draw_view(what: Drawable, towards: np.ndarray, up: np.ndarray, size: int, reach: float, options: PreviewOptions) -> View:
+def draw_view(
+    what: Drawable, towards: np.ndarray, up: np.ndarray, size: int, reach: float, options: PreviewOptions
+) -> View:
     """One square picture, the camera in the direction `towards` (3,) from the middle of the box.
 
     Args:

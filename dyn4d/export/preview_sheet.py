@@ -94,9 +94,8 @@ def _shrunk(view: View, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Colours (side, side, 3) uint8 of what covers, and coverage (side, side)."""
     size = (side, side)
     alpha = np.asarray(Image.fromarray(view.alpha.astype(np.float32)).resize(size, Image.Resampling.BOX))
-    over = view.alpha[..., None] * 1.0
-    channels = [np.asarray(Image.fromarray((view.rgb * over)[..., c].astype(np.float32)).resize(size, Image.Resampling.BOX))
-                for c in range(3)]  # fmt: skip
+    covered = (view.rgb * view.alpha[..., None]).astype(np.float32)
+    channels = [np.asarray(Image.fromarray(covered[..., c]).resize(size, Image.Resampling.BOX)) for c in range(3)]
     rgb = np.stack(channels, axis=-1) / np.maximum(alpha, 1e-6)[..., None]
     return np.round(np.clip(rgb, 0, 1) * 255).astype(np.uint8), alpha
 
@@ -122,7 +121,6 @@ def _code(rgb: np.ndarray, what: int, colours: int) -> str:
         return f"{what};2;{red};{green};{blue}"
     steps = [int(np.argmin([abs(v - level) for level in LEVELS])) for v in (red, green, blue)]
     return f"{what};5;{16 + 36 * steps[0] + 6 * steps[1] + steps[2]}"
-
 
 
 def terminal_colours(environment: Mapping[str, str] = os.environ) -> int:

@@ -1,8 +1,8 @@
 """PlayCanvas' compressed PLY: 16 bytes a Gaussian, in chunks of 256 that share their bounds.
 
 Elements: `chunk` (bounds of position, logarithmic scale and, in newer files, colour), `vertex` (four packed 32-bit
-words), and `sh` (one byte a coefficient) where there are view-dependent colours. Positions and scales have 11, 10 and 11
-bits between their chunk's bounds, rotations the three smallest components in 10 bits each, colour and opacity 8 bits.
+words), and `sh` (one byte a coefficient) where there are view-dependent colours. Positions and scales have 11, 10 and
+11 bits between their chunk's bounds, rotations the three smallest components in 10 bits each, colour and opacity 8.
 Rows that are near in space should be near in the file, since a chunk's bounds are its resolution: see `morton_order`.
 Layout: developer.playcanvas.com/user-manual/gaussian-splatting/formats/compressed-ply.
 """
@@ -44,15 +44,15 @@ def check_layout(header: Header) -> np.dtype:
     def lacks(element: str, names: tuple[str, ...], there: set[str]) -> None:
         missing = [name for name in names if name not in there]
         if missing:
-            raise InputError(f"{header.path}: a compressed PLY needs {', '.join(missing)} in its element '{element}'; write "
-                             "it again")  # fmt: skip
+            raise InputError(f"{header.path}: a compressed PLY needs {', '.join(missing)} in its element '{element}'; "
+                             "write it again")  # fmt: skip
 
     lacks("vertex", PACKED, {p.name for p in vertex.properties if p.kind == "u4"})
     lacks("chunk", (*BOUNDS, *SCALE_BOUNDS), {p.name for p in chunk.properties} if chunk else set())
     chunks = -(-vertex.count // CHUNK)
     if chunk is not None and chunk.count != chunks:
-        raise InputError(f"{header.path}: {chunk.count:,} chunks for {vertex.count:,} rows; wanted {chunks:,}, one for every "
-                         f"{CHUNK}")  # fmt: skip
+        raise InputError(f"{header.path}: {chunk.count:,} chunks for {vertex.count:,} rows; wanted {chunks:,}, one for "
+                         f"every {CHUNK}")  # fmt: skip
     degree = 0
     if sh is not None:
         names = [p.name for p in sh.properties]
@@ -121,7 +121,7 @@ def _unpack(words: np.ndarray, bits: tuple[int, ...]) -> list[np.ndarray]:
     out, left = [], 32
     for wide in bits:
         left -= wide
-        out.append((((words >> np.uint32(left)) & np.uint32((1 << wide) - 1)) / np.float64((1 << wide) - 1)))
+        out.append(((words >> np.uint32(left)) & np.uint32((1 << wide) - 1)) / np.float64((1 << wide) - 1))
     return out
 
 

@@ -20,6 +20,7 @@ from dyn4d.core.checks import check_shape
 from dyn4d.core.errors import InputError
 from dyn4d.core.types import GaussianCloud
 from dyn4d.io.atomic import atomic_path
+from dyn4d.io.ply_body import check_size, element_blocks
 from dyn4d.io.ply_fields import (
     DC,
     GAUSSIAN_FIELDS,
@@ -35,6 +36,7 @@ from dyn4d.io.ply_fields import (
     rest_count,
     rest_names,
 )
+from dyn4d.io.ply_header import read_header
 
 # smallest standard deviation: keeps the logarithm finite
 _SMALLEST_SCALE = 1e-20
@@ -132,22 +134,16 @@ def _points(value: Tensor | np.ndarray) -> np.ndarray:
 
 
 def read_elements(path: str | Path) -> PlyData:
-    """The parsed file. Raises one `InputError` for whatever is wrong with it."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not there")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes); write or copy it again")
+    """The parsed file. Raises one `InputError` for whatever is wrong with it, with the byte, row or line."""
+    header = read_header(path)
+    check_size(header)
     try:
-        with path.open("rb") as stream:
-            magic = stream.read(4)
-        if magic[:3] != b"ply":
-            raise InputError(f"{path} is no PLY file: it does not begin with 'ply'")
-        return PlyData.read(str(path))
-    except InputError:
-        raise
+        return PlyData.read(str(header.path))
     # plyfile passes on whatever its parsing trips over (ValueError, UnicodeDecodeError, MemoryError …)
     except Exception as error:
+        if header.find("vertex") is not None:
+            for _ in element_blocks(header, "vertex"):  # says where, if the fault is there
+                pass
         raise InputError(f"{path} is damaged or cut short ({error}); write or copy it again") from error
 
 

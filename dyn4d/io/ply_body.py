@@ -28,7 +28,8 @@ def element_blocks(header: Header, name: str, rows: int = BLOCK) -> Iterator[np.
     assert element is not None, "the caller looked"
     if element.lists:
         raise InputError(
-            f"{header.path}: the property '{element.lists[0]}' of the element '{name}' is a list; wanted one number a row"
+            f"{header.path}: the property '{element.lists[0]}' of the element '{name}' is a list; wanted one number "
+            "a row"
         )
     if element.count and not element.properties:
         raise InputError(f"{header.path}: the element '{name}' has no properties, so {element.count:,} rows of nothing")
@@ -149,8 +150,8 @@ def _skip_property(
         count = np.fromfile(stream, dtype=header.order + part.length, count=1)
         at += np.dtype(part.length).itemsize
         if len(count) and count[0] < 0:
-            raise InputError(f"{header.path} is damaged: a list of {count[0]} entries at byte {at:,} (row {row:,} of the "
-                             f"element '{element.name}'); write or copy it again")  # fmt: skip
+            raise InputError(f"{header.path} is damaged: a list of {count[0]} entries at byte {at:,} (row {row:,} of "
+                             f"the element '{element.name}'); write or copy it again")  # fmt: skip
         at += int(count[0]) * np.dtype(part.kind).itemsize if len(count) else 1
     else:
         at += np.dtype(part.kind).itemsize
@@ -203,7 +204,8 @@ def _parse(path: Path, element: Element, lines: list[tuple[int, bytes]]) -> np.n
             bad = ~((values >= ends.min) & (values <= ends.max) & (values == np.round(values)))
             if bad.any():
                 row = int(np.argmax(bad))
-                raise InputError(f"{path}, line {lines[row][0]:,}: {tokens[row][column].decode('ascii', 'replace')} for "
+                shown = tokens[row][column][:24].decode("ascii", "replace")
+                raise InputError(f"{path}, line {lines[row][0]:,}: {shown} for "
                                  f"'{part.name}'; wanted a whole number from {ends.min} to {ends.max}")  # fmt: skip
         with np.errstate(over="ignore"):
             out[part.name] = values.astype(part.kind)

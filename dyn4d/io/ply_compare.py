@@ -95,6 +95,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
+
         def values(d: Difference | None) -> Any:
             return None if d is None else {"mean": d.mean, "median": d.quantiles[0], "p95": d.quantiles[1],
                                            "max": d.quantiles[2], "beyond": d.beyond}  # fmt: skip
@@ -116,7 +117,8 @@ def _lines(c: Comparison) -> list[str]:
     how = "row by row" if c.by == "row" else f"by nearest neighbour, up to {tf.number(c.reach or 0)} world units"
     out = tf.labelled([
         ("A", f"{c.a} ({tf.rows(c.count_a)})"), ("B", f"{c.b} ({tf.rows(c.count_b)})"), ("compared", how),
-        ("rows", f"{c.paired - c.moved:,} at the same place, {c.moved:,} moved, {c.added:,} added, {c.removed:,} removed"),
+        ("rows", f"{c.paired - c.moved:,} at the same place, {c.moved:,} moved, {c.added:,} added, "
+                 f"{c.removed:,} removed"),
     ])  # fmt: skip
     if c.unplaced:
         out += tf.labelled([("no place", f"{tf.rows(c.unplaced)} with NaN or Inf in x, y or z")])
@@ -139,7 +141,9 @@ def _lines(c: Comparison) -> list[str]:
     colour = c.differences.get("colour")
     shuffled = c.distance is not None and c.distance.quantiles[0] > REACH * c.size
     if c.by == "row" and shuffled and colour is not None and colour.quantiles[0] > MEASURES["colour"].limit:
-        out.append("most rows differ in place and colour: if only their order differs, --by nearest pairs them by place")
+        out.append(
+            "most rows differ in place and colour: if only their order differs, --by nearest pairs them by place"
+        )
     return out
 
 
@@ -178,8 +182,8 @@ def compare_rows(
     for rows in (a, b):
         require_positions(rows)
     if by == "row" and a.count != b.count:
-        raise InputError(f"{a.path} has {a.count:,} rows, {b.path} {b.count:,}: they cannot be compared row by row; use "
-                         "--by nearest")  # fmt: skip
+        raise InputError(f"{a.path} has {a.count:,} rows, {b.path} {b.count:,}: they cannot be compared row by row; "
+                         "use --by nearest")  # fmt: skip
     for label, value in (("--tolerance", tolerance), ("--reach", reach)):
         if value is not None and not 0 <= value < np.inf:
             raise InputError(f"{label} {value}: wanted a length from 0")
@@ -349,7 +353,7 @@ def _table(rows: Rows) -> _Table:
 
 
 def _by_nearest(a: Rows, b: Rows, tolerance: float, reach: float) -> _Found:
-    """Pairs are each other's nearest; rows at the place of a row that has another partner (duplicates) are paired too."""
+    """Pairs are each other's nearest; rows at the place of a row that has another partner (a duplicate) are paired."""
     left, right = _table(a), _table(b)
     unplaced = left.unplaced + right.unplaced
     if len(left.xyz) == 0 or len(right.xyz) == 0:

@@ -15,7 +15,7 @@ from dyn4d.core.clusters import sample
 from dyn4d.io import ply_fields as pf
 from dyn4d.io import text_figures as tf
 from dyn4d.io.ply_compare import MEASURES, properties, property_differences
-from dyn4d.io.row_writers import Written, WriteOptions, writable, write_rows
+from dyn4d.io.row_writers import PLAIN, WriteOptions, Written, writable, write_rows
 from dyn4d.io.rows import Rows, open_rows
 
 MEASURED = 100_000  # rows that the error is measured on, where there are more
@@ -58,7 +58,10 @@ class Conversion:
         sizes = f"{tf.size(self.source_bytes)} -> {tf.size(w.bytes)}"
         if w.bytes and self.source_bytes > w.bytes:
             sizes += f", {self.source_bytes / w.bytes:.3g} times smaller"
-        lines = [("file", f"{w.path} ({w.count:,} {'Gaussians' if w.form == 'gaussians' else 'points'})"), ("bytes", sizes)]
+        lines = [
+            ("file", f"{w.path} ({w.count:,} {'Gaussians' if w.form == 'gaussians' else 'points'})"),
+            ("bytes", sizes),
+        ]
         lines += [("lost", what) for what in w.lost]
         if w.left_out:
             lines.append(("left out", f"{tf.rows(w.left_out)} with NaN or Inf, which the format cannot hold"))
@@ -70,13 +73,15 @@ class Conversion:
             lines.append(("error", what if w.count else "no rows"))
             return "\n".join(tf.labelled(lines))
         table = [["error", "mean", "max", "unit"]]
-        table += [[f"  {name}", tf.number(loss.mean), tf.number(loss.largest), loss.unit] for name, loss in shown.items()]
+        table += [
+            [f"  {name}", tf.number(loss.mean), tf.number(loss.largest), loss.unit] for name, loss in shown.items()
+        ]
         of = "" if self.measured == w.count else f", measured on {self.measured:,} rows"
         table[0][3] += of
         return "\n".join([*tf.labelled(lines), *tf.table(table, left=(0, 3))])
 
 
-def convert_file(source: str | Path, out: str | Path, options: WriteOptions = WriteOptions()) -> Conversion:
+def convert_file(source: str | Path, out: str | Path, options: WriteOptions = PLAIN) -> Conversion:
     """Read a PLY, compressed PLY, SPZ or .splat file and write it in the format that the name of `out` asks for.
 
     Raises:
@@ -87,7 +92,7 @@ def convert_file(source: str | Path, out: str | Path, options: WriteOptions = Wr
     return convert_rows(rows, out, options)
 
 
-def convert_rows(rows: Rows, out: str | Path, options: WriteOptions = WriteOptions()) -> Conversion:
+def convert_rows(rows: Rows, out: str | Path, options: WriteOptions = PLAIN) -> Conversion:
     """The same of rows that are open already."""
     size = rows.path.stat().st_size  # before `out`, which may be the same file, takes its place
     few, wanted = _sampled(rows, options, out)

@@ -39,17 +39,17 @@ class PlyInfo:
     Attributes:
         path: the file. bytes: its size. container: "PLY", "compressed PLY", "SPZ" or ".splat". kind: "3DGS",
             "compressed 3DGS" (a compressed PLY), "points", "mesh" or "other".
-        encoding: how numbers are stored, such as "binary little endian". count: rows. fields: their names; what a packed
-            container unpacks to.
+        encoding: how numbers are stored, such as "binary little endian". count: rows. fields: their names; what a
+            packed container unpacks to.
         row_bytes: of a row once it is read. comments: of the header. trailing: bytes after the data.
         missing: what a Gaussian would need besides, where it looks like one. sh_degree: of Gaussians, else None.
         faces: rows of the element `face`.
-        low, high: bounds of the finite positions, None without any. middle: the bounds without the outer 1 % at each end
-            of each axis.
+        low, high: bounds of the finite positions, None without any. middle: the bounds without the outer 1 % at each
+            end of each axis.
         spreads: by name: "opacity" in [0, 1], "scale" (of a Gaussian's largest axis, world units), and every field that
             is no part of the layout, such as "confidence".
         nan, inf: of each field that has any, how many values. not_finite: rows with one in any field.
-        duplicates: rows whose position an earlier row has. identical: those that are like an earlier row in every field.
+        duplicates: rows whose position an earlier row has. identical: those that are so in every field.
         zero_quats: rows whose quaternion is 0.
     """
 
@@ -127,8 +127,8 @@ def _number_tables(info: PlyInfo) -> list[str]:
     if info.low is not None and info.high is not None and info.middle is not None:
         sides = [high - low for low, high in zip(info.low, info.high)]
         table = [["bounds", "min", "1 %", "99 %", "max", "size"]]
-        table += [[f"  {axis}", *map(tf.number, (lo, one, most, hi, side))]
-                  for axis, lo, one, most, hi, side in zip("xyz", info.low, *info.middle, info.high, sides)]  # fmt: skip
+        columns = zip(info.low, *info.middle, info.high, sides)
+        table += [[f"  {axis}", *map(tf.number, values)] for axis, values in zip("xyz", columns)]
         out += _wide(table)
     if info.spreads:
         table = [["values", "min", "5 %", "median", "95 %", "max", "histogram"]]
@@ -140,6 +140,7 @@ def _number_tables(info: PlyInfo) -> list[str]:
 
 def _wide(table: list[list[str]]) -> list[str]:
     """Columns of the same width in all tables, so that they stand below each other."""
+
     def cell(at: int, text: str) -> str:
         return text.ljust(12) if at == 0 else "  " + text if at == 6 else text.rjust(10)
 
@@ -157,8 +158,8 @@ def _doubt_lines(info: PlyInfo) -> list[tuple[str, str]]:
     more = len(bad) - 6
     where = ": " + ", ".join(bad[:6]) + (f", {more} more fields" if more > 0 else "") if bad else ""
     lines = [("NaN or Inf", f"{tf.rows(info.not_finite)}{where}")]
-    lines.append(("duplicates", f"{tf.rows(info.duplicates)} at a place another row has, {info.identical:,} of them alike "
-                                "in all fields" if info.duplicates else tf.rows(0)))  # fmt: skip
+    twice = f" at a place another row has, {info.identical:,} of them alike in all fields" if info.duplicates else ""
+    lines.append(("duplicates", tf.rows(info.duplicates) + twice))
     if info.zero_quats:
         lines.append(("rotations", f"{info.zero_quats:,} are zero"))
     if info.trailing:
@@ -266,7 +267,9 @@ def _some(counts: dict[str, int]) -> dict[str, int]:
 
 
 def _hash_weights(size: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 1 << 63, size=-(-size // 4), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    return np.random.default_rng(0).integers(0, 1 << 63, size=-(-size // 4), dtype=np.uint64) * np.uint64(
+        2
+    ) + np.uint64(1)
 
 
 def _hashes(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -308,5 +311,5 @@ def _spread(values: np.ndarray, name: str) -> Spread | None:
         places = np.log(values[values > 0].astype(np.float64)) if (values > 0).any() else np.zeros(1)
         counts = np.histogram(places, BINS)[0]
         return Spread(quantiles, tuple(counts.tolist()), float(np.exp(places.min())), high, log=True)
-    ends = (0.0, 1.0) if 0 <= low and high <= 1 else (low, high)
+    ends = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     return Spread(quantiles, tuple(np.histogram(values, BINS, ends)[0].tolist()), *ends)

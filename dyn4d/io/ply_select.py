@@ -59,8 +59,8 @@ class Selection:
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise InputError(f"--{name} {value:g}: wanted more than 0")
         if not self.asks:
-            raise InputError("say what to keep: --box, --sphere, --min-opacity, --max-opacity, --min-scale, --max-scale, "
-                             "--min-confidence, --finite, --outliers or --largest-cluster")  # fmt: skip
+            raise InputError("say what to keep: --box, --sphere, --min-opacity, --max-opacity, --min-scale, "
+                             "--max-scale, --min-confidence, --finite, --outliers or --largest-cluster")  # fmt: skip
 
     @property
     def asks(self) -> bool:
@@ -101,10 +101,15 @@ def select(rows: Rows, selection: Selection) -> Selected:
 
 def _require_fields(rows: Rows, selection: Selection) -> None:
     require_positions(rows)
-    asked = {"opacity": (selection.min_opacity, selection.max_opacity), "scale_0": (selection.min_scale, selection.max_scale)}
+    asked = {
+        "opacity": (selection.min_opacity, selection.max_opacity),
+        "scale_0": (selection.min_scale, selection.max_scale),
+    }
     for name, limits in asked.items():
         if any(limit is not None for limit in limits) and name not in rows.names:
-            raise InputError(f"{rows.path} holds {rows.kind} without {name.partition('_')[0]}; it cannot be cropped by it")
+            raise InputError(
+                f"{rows.path} holds {rows.kind} without {name.partition('_')[0]}; it cannot be cropped by it"
+            )
     if selection.min_confidence is not None and pf.confidence_name(rows.names) is None:
         raise InputError(f"{rows.path} has no field confidence; it cannot be cropped by it")
 
@@ -180,7 +185,9 @@ def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
     kinds = {pf.is_gaussian(rows.names) for rows in sources}
     if len(kinds) > 1:
         one, other = (next(r.path for r in sources if pf.is_gaussian(r.names) is kind) for kind in (True, False))
-        raise InputError(f"{one} holds Gaussians, {other} points; make them the same first: dyn4d ply convert --as points")
+        raise InputError(
+            f"{one} holds Gaussians, {other} points; make them the same first: dyn4d ply convert --as points"
+        )
     notes: list[str] = []
     sources = _with_one_degree(sources, notes) if True in kinds else list(sources)
     sources = _with_normals(sources, notes) if True in kinds else sources

@@ -42,6 +42,9 @@ class WriteOptions:
     turn_spz: bool = True
 
 
+PLAIN = WriteOptions()
+
+
 @dataclass(frozen=True)
 class Written:
     """What came of writing.
@@ -67,12 +70,12 @@ def format_of(path: str | Path) -> Format:
     name = Path(path).name.lower()
     found = next((form for form in FORMATS if name.endswith("." + form)), None)
     if found is None:
-        raise InputError(f"{path}: its name says no format; wanted one that ends in .ply, .compressed.ply, .spz, .splat, "
-                         ".glb or .csv")  # fmt: skip
+        raise InputError(f"{path}: its name says no format; wanted one that ends in .ply, .compressed.ply, .spz, "
+                         ".splat, .glb or .csv")  # fmt: skip
     return found
 
 
-def write_rows(path: str | Path, rows: Rows, options: WriteOptions = WriteOptions()) -> Written:
+def write_rows(path: str | Path, rows: Rows, options: WriteOptions = PLAIN) -> Written:
     """Write rows in the format of the name, atomically.
 
     A PLY of Gaussians that is not changed keeps all its fields and their types. Formats with a fixed layout take what
@@ -90,7 +93,9 @@ def write_rows(path: str | Path, rows: Rows, options: WriteOptions = WriteOption
     if rows.kind == "mesh":
         lost = (*lost, "the faces of the mesh")
     if kind == "splat" and source.count == 0:
-        raise InputError(f"{rows.path} gives no rows to write, and a .splat without rows is no file; choose another format")
+        raise InputError(
+            f"{rows.path} gives no rows to write, and a .splat without rows is no file; choose another format"
+        )
     writer = {"ply": _write_ply, "csv": _write_csv, "splat": _write_splat, "spz": _write_spz, "glb": _write_glb,
               "compressed.ply": _write_compressed}[kind]  # fmt: skip
     with atomic_path(path) as temporary:
@@ -99,7 +104,7 @@ def write_rows(path: str | Path, rows: Rows, options: WriteOptions = WriteOption
     return Written(path, kind, form, source.count, size, left_out, order, lost)
 
 
-def writable(rows: Rows, path: str | Path, options: WriteOptions = WriteOptions()) -> Rows:
+def writable(rows: Rows, path: str | Path, options: WriteOptions = PLAIN) -> Rows:
     """The rows that `write_rows` would write to `path`, with all they have. Raises as it does."""
     kind = format_of(path)
     return _without_undrawable(rows, kind, _form(rows, kind, options))[0]

@@ -44,7 +44,7 @@ class Rows:
 
     @property
     def kind(self) -> str:
-        """"3DGS", "points", "mesh" or "other"."""
+        """ "3DGS", "points", "mesh" or "other"."""
         if not all(axis in self.names for axis in POSITION):
             return "other"
         if is_gaussian(self.names):
@@ -144,8 +144,8 @@ def open_rows(path: str | Path, *, turn_spz: bool = True) -> Rows:
         return Rows(path, "compressed PLY", dtype, vertex.count, lambda rows: compressed_ply.read_blocks(header, rows),
                     header, header.encoding, header.comments)  # fmt: skip
     if vertex.lists:
-        raise InputError(f"{path}: the property '{vertex.lists[0]}' of the element 'vertex' is a list; wanted one number "
-                         "a row")  # fmt: skip
+        raise InputError(f"{path}: the property '{vertex.lists[0]}' of the element 'vertex' is a list; wanted one "
+                         "number a row")  # fmt: skip
     return Rows(path, "PLY", vertex.dtype(), vertex.count, lambda rows: ply_body.element_blocks(header, "vertex", rows),
                 header, header.encoding, header.comments)  # fmt: skip
 

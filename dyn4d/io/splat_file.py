@@ -1,7 +1,7 @@
 """The .splat format: 32 bytes a Gaussian and no header.
 
-Position and linear scale are three float32 each, then red, green, blue and opacity as bytes, then the quaternion w x y z
-as bytes around 128. No spherical harmonics, no other fields; axes are those of the PLY.
+Position and linear scale are three float32 each, then red, green, blue and opacity as bytes, then the quaternion w x y
+z as bytes around 128. No spherical harmonics, no other fields; axes are those of the PLY.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def count_rows(path: Path) -> int:
     """How many Gaussians there are. Raises `InputError` where the file ends inside one."""
     size = path.stat().st_size
     if size % RECORD.itemsize:
-        raise InputError(f"{path} is no .splat file or is cut short: {size:,} bytes are {size // 32:,} rows of 32 bytes "
-                         f"and {size % 32} more; write or copy it again")  # fmt: skip
+        raise InputError(f"{path} is no .splat file or is cut short: {size:,} bytes are {size // 32:,} rows of 32 "
+                         f"bytes and {size % 32} more; write or copy it again")  # fmt: skip
     return size // RECORD.itemsize
 
 

@@ -60,8 +60,8 @@ def write(path: Path, rows: Rows) -> None:
     text += b" " * (-len(text) % 4)
     total = 20 + len(text) + (8 + offsets[-1] if rows.count else 0)
     if total > _LARGEST:
-        raise InputError(f"{rows.path}: {rows.count:,} rows make a .glb of {total / 1e9:.1f} GB, its format ends at 4.29 GB; "
-                         "write fewer (--sh-degree, dyn4d ply crop), or another format")  # fmt: skip
+        raise InputError(f"{rows.path}: {rows.count:,} rows make a .glb of {total / 1e9:.1f} GB, its format ends at "
+                         "4.29 GB; write fewer (--sh-degree, dyn4d ply crop), or another format")  # fmt: skip
     with path.open("wb") as stream:
         stream.write(struct.pack("<4sIIII", b"glTF", 2, total, len(text), _JSON) + text)
         if not rows.count:

@@ -2,8 +2,8 @@
 version 3 is written.
 
 Positions are 24-bit fixed point, opacities, colours and logarithmic scales one byte, rotations the three smallest
-components (before version 3: three bytes), spherical harmonics one byte a coefficient, of which we keep the upper 5 bits
-(degree 1) or 4, as the format's own writer does by default.
+components (before version 3: three bytes), spherical harmonics one byte a coefficient, of which we keep the upper 5
+bits (degree 1) or 4, as the format's own writer does by default.
 
 Axes: SPZ is right, up, back by definition; our rows are right, down, forward, as PLYs are taken to be. Both are turned
 into each other here, so that a PLY that becomes an SPZ and a PLY again is in the same world. Some programs store what
@@ -250,7 +250,7 @@ def _decode_rotation(found: np.ndarray) -> np.ndarray:
 
 
 def fraction_bits(furthest: float) -> int:
-    """The most fractional bits with which 24 bits hold coordinates up to `furthest`. Raises `InputError` beyond 2^23."""
+    """The most fractional bits with which 24 bits hold coordinates up to `furthest`. Raises `InputError` from 2^23."""
     if furthest >= 1 << 23:
         raise InputError(f"a coordinate of {furthest:.3g} is too large for SPZ, which ends at 8,388,607; crop it first")
     bits = MOST_FRACTION_BITS

@@ -1,4 +1,4 @@
-"""Comparing two files: what is the same, moved, added, removed or changed; and the figures of `info` against NumPy's."""
+"""Comparing two files: what is the same, moved, added, removed, changed; and the figures of `info` against NumPy's."""
 
 from __future__ import annotations
 
@@ -161,7 +161,11 @@ def test_info_says_what_numpy_says(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(info.scale, np.quantile(largest, QUANTILES), rtol=1e-5)
     spread = info.spreads["confidence"]
     np.testing.assert_allclose(spread.quantiles, np.quantile(rows["confidence"], QUANTILES), rtol=1e-6)
-    assert all(sum(s.counts) == 4000 for s in info.spreads.values()) and set(info.spreads) == {"opacity", "scale", "confidence"}
+    assert all(sum(s.counts) == 4000 for s in info.spreads.values()) and set(info.spreads) == {
+        "opacity",
+        "scale",
+        "confidence",
+    }
     assert (info.count, info.sh_degree, info.row_bytes) == (4000, 2, rows.dtype.itemsize)
     assert json.loads(json.dumps(info.as_dict(), default=str))["memory_bytes"] == rows.nbytes
 

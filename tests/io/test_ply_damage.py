@@ -149,7 +149,9 @@ def test_a_compressed_ply_that_lacks_something(tmp_path: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), kind=st.sampled_from(["g.ply", "t.ply", "b.ply", "m.ply", "c.compressed.ply", "s.spz", "s.splat"]))
+@given(
+    data=st.data(), kind=st.sampled_from(["g.ply", "t.ply", "b.ply", "m.ply", "c.compressed.ply", "s.spz", "s.splat"])
+)
 def test_broken_bytes_never_end_in_anything_but_one_error(tmp_path: Path, data: st.DataObject, kind: str) -> None:
     """Bytes overwritten, cut out or put in: the file is read, or refused in one line; what is written is whole."""
     source = tmp_path / f"whole_{kind}"

@@ -19,7 +19,7 @@ from dyn4d.io import read_ply
 from dyn4d.io.compressed_ply import morton_order
 from dyn4d.io.ply_compare import properties, property_differences
 from dyn4d.io.ply_convert import convert_file
-from dyn4d.io.row_writers import WriteOptions, as_points, format_of, with_degree, write_rows
+from dyn4d.io.row_writers import PLAIN, WriteOptions, as_points, format_of, with_degree, write_rows
 from dyn4d.io.rows import open_rows
 from dyn4d.io.spz import fraction_bits
 
@@ -27,12 +27,18 @@ from dyn4d.io.spz import fraction_bits
 PROMISED = {
     "ply": dict.fromkeys(("colour", "opacity", "scale", "rotation", "harmonics"), 0.0),
     "compressed.ply": {"opacity": 0.5 / 255, "scale": 1.0, "rotation": 0.35, "harmonics": 4 / 256, "colour": 1.5},
-    "spz": {"opacity": 0.5 / 255, "scale": 100 * np.expm1(1 / 32), "rotation": 0.35, "colour": 1.0, "harmonics": 8.5 / 128},
+    "spz": {
+        "opacity": 0.5 / 255,
+        "scale": 100 * np.expm1(1 / 32),
+        "rotation": 0.35,
+        "colour": 1.0,
+        "harmonics": 8.5 / 128,
+    },
     "splat": {"opacity": 0.5 / 255, "scale": 1e-3, "rotation": 1.0, "colour": 0.5},
 }
 
 
-def round_trip(tmp_path: Path, rows: np.ndarray, suffix: str, options: WriteOptions = WriteOptions()):
+def round_trip(tmp_path: Path, rows: np.ndarray, suffix: str, options: WriteOptions = PLAIN):
     """The rows before, and after in the same order."""
     source, out = save(tmp_path / "in.ply", rows), tmp_path / f"out.{suffix}"
     written = write_rows(out, open_rows(source), options)
@@ -349,6 +355,8 @@ def test_an_old_compressed_ply_without_bounds_of_colour(tmp_path: Path) -> None:
     bounds = np.zeros(len(chunk), [(name, "f4") for name in names])
     for name in names:
         bounds[name] = chunk[name]
-    PlyData([PlyElement.describe(bounds, "chunk"), PlyElement.describe(vertex, "vertex")]).write(str(tmp_path / "o.ply"))
+    PlyData([PlyElement.describe(bounds, "chunk"), PlyElement.describe(vertex, "vertex")]).write(
+        str(tmp_path / "o.ply")
+    )
     found = pf.colours(open_rows(tmp_path / "o.ply").whole())
     np.testing.assert_allclose(found, level / 255, atol=1e-6)

@@ -117,7 +117,7 @@ def test_normals_types_and_order_of_fields_may_differ(tmp_path: Path) -> None:
 def test_what_cannot_be_merged_or_cropped(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a.ply", gaussians(3, 0)), save(tmp_path / "b.ply", points(3))
     c = save(tmp_path / "c.ply", gaussians(3, 0, extra=("confidence",)))
-    with pytest.raises(InputError, match="holds Gaussians, .*points"):
+    with pytest.raises(InputError, match=r"holds Gaussians, .*points"):
         merge([open_rows(a), open_rows(b)])
     with pytest.raises(InputError, match=r"different fields: confidence is not in both \(confidence is in .*c.ply"):
         merge([open_rows(a), open_rows(c)])

@@ -58,7 +58,8 @@ def test_it_reads_the_same_from_our_files(tmp_path: Path, transform, suffix: str
     theirs = in_order_of(transform(out, tmp_path / "theirs.ply"), ours)
     np.testing.assert_allclose(pf.columns(theirs, pf.POSITION), pf.columns(ours, pf.POSITION), atol=1e-6)
     apart = property_differences(properties(ours), properties(theirs))
-    assert apart.pop("rotation").max() < (1.0 if suffix == "splat" else 1e-3)  # a byte is (n - 128) / 128 or n / 127.5 - 1
+    # a byte of a .splat's rotation is (n - 128) / 128 to us and n / 127.5 - 1 to it
+    assert apart.pop("rotation").max() < (1.0 if suffix == "splat" else 1e-3)
     assert all(values.max() < 2e-3 for values in apart.values()), {k: v.max() for k, v in apart.items()}
     assert ("harmonics" in apart) is (degree > 0 and suffix != "splat")
 
