@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -25,6 +25,9 @@ from dyn4d.config import Options, load_config, load_preset, with_clip
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
 from dyn4d.runs import RunFolder, describe_error
 from dyn4d.training.config import MatcherTraining
+
+if TYPE_CHECKING:
+    from dyn4d.ply_args import PlyArgs
 
 T = TypeVar("T")
 Preset = Literal["quick", "default", "quality"]
@@ -270,13 +273,13 @@ def _first_plain(words: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------- commands
 
 
-def _progress(args: Common) -> Any:
+def _progress(args: Common | PlyArgs) -> Any:
     from dyn4d.progress import make_progress
 
     return make_progress(quiet=args.quiet)
 
 
-def _say(text: str, args: Common) -> None:
+def _say(text: str, args: Common | PlyArgs) -> None:
     if not args.quiet:
         print(text)
 

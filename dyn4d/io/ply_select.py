@@ -127,7 +127,7 @@ def _tests(block: np.ndarray, s: Selection) -> Iterator[tuple[str, np.ndarray]]:
     xyz = pf.columns(block, pf.POSITION, np.float64)
     with np.errstate(invalid="ignore"):
         if s.box is not None:
-            yield "outside the box", ((xyz >= s.box[:3]) & (xyz <= s.box[3:])).all(-1)
+            yield "outside the box", np.all((xyz >= s.box[:3]) & (xyz <= s.box[3:]), axis=-1)
         if s.sphere is not None:
             yield "outside the sphere", ((xyz - s.sphere[:3]) ** 2).sum(-1) <= s.sphere[3] ** 2
         for label, values, low, high in _limits(block, s):

@@ -68,7 +68,7 @@ class Written:
 def format_of(path: str | Path) -> Format:
     """The format that a file's name asks for. Raises `InputError` where none does."""
     name = Path(path).name.lower()
-    found = next((form for form in FORMATS if name.endswith("." + form)), None)
+    found: Format | None = next((form for form in FORMATS if name.endswith(f".{form}")), None)
     if found is None:
         raise InputError(f"{path}: its name says no format; wanted one that ends in .ply, .compressed.ply, .spz, "
                          ".splat, .glb or .csv")  # fmt: skip
@@ -208,7 +208,7 @@ def _without_undrawable(rows: Rows, kind: Format, form: Form) -> tuple[Rows, int
     if form == "gaussians":
         keep = np.concatenate([np.empty(0, bool), *(pf.drawable(block) for block in rows.blocks())])
     else:
-        keep = np.isfinite(rows.column(pf.POSITION)).all(-1)
+        keep = np.all(np.isfinite(rows.column(pf.POSITION)), axis=-1)
     return (rows, 0) if keep.all() else (rows.selected(keep), int((~keep).sum()))
 
 

@@ -301,4 +301,4 @@ def write(stream: BinaryIO, head: Head, parts: dict[str, np.ndarray]) -> None:
     with gzip.GzipFile(filename="", fileobj=stream, mode="wb", compresslevel=6, mtime=0) as packed:
         packed.write(_HEAD.pack(MAGIC, VERSION, head.count, head.degree, head.fraction_bits, 0, 0))
         for name, _ in head.sections():
-            packed.write(memoryview(np.ascontiguousarray(parts[name])).cast("B") if parts[name].size else b"")
+            packed.write(np.ascontiguousarray(parts[name]).data if parts[name].size else b"")

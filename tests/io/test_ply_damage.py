@@ -74,6 +74,14 @@ def test_a_cut_body_says_how_much_is_missing_and_from_which_row(tmp_path: Path, 
         open_rows(path)
 
 
+def test_a_count_that_cannot_be_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    for form, body in (("ascii", "1 2 3\n"), ("binary_little_endian", "1234")):
+        path = tmp_path / f"{form}.ply"
+        path.write_text(HEAD.replace("ascii", form).replace("vertex 3", "vertex 99999999999") + body)
+        with pytest.raises(InputError, match="cut short"):
+            open_rows(path)
+
+
 def test_faces_that_are_cut_and_bytes_that_are_too_many(tmp_path: Path) -> None:
     path = save(tmp_path / "m.ply", points(5), faces=4)
     data = path.read_bytes()
