@@ -256,9 +256,10 @@ def properties(rows: np.ndarray, *, harmonics: bool = True) -> dict[str, np.ndar
     rgb = pf.colours(rows)
     if rgb is not None:
         out["colour"] = rgb
-    rest = pf.rest_names(pf.rest_count(names))
-    if harmonics and rest and all(name in names for name in rest):
-        out["harmonics"] = pf.columns(rows, rest)
+    degree = pf.sh_degree(names)
+    if harmonics and degree is not None and all(name in names for name in pf.DC):
+        rest = pf.rest_names(pf.REST_COUNTS[degree])
+        out["harmonics"] = pf.columns(rows, rest).reshape(len(rows), 3, len(rest) // 3)  # none at all is zeros
     if "opacity" in names:
         out["opacity"] = pf.opacities(rows)[:, None]
     if all(name in names for name in pf.SCALE):
@@ -274,16 +275,27 @@ def properties(rows: np.ndarray, *, harmonics: bool = True) -> dict[str, np.ndar
 def property_differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Absolute differences (N,) in the units of `MEASURES`, the largest of a property's numbers."""
     out = {}
-    for name in (name for name in a if name in b and a[name].shape == b[name].shape):
+    for name in (name for name in a if name in b):
+        left, right = a[name], b[name]
+        if name == "harmonics":
+            wide = max(left.shape[-1], right.shape[-1])
+            if not wide:
+                continue
+            left, right = (_filled(values, wide).reshape(len(values), -1) for values in (left, right))
         if name == "rotation":
-            out[name] = _angles(a[name], b[name])
+            out[name] = _angles(left, right)
             continue
         with np.errstate(invalid="ignore", over="ignore"):
-            apart = np.where(a[name] == b[name], 0, np.abs(a[name] - b[name])).max(-1)  # Inf - Inf is no difference
+            apart = np.where(left == right, 0, np.abs(left - right)).max(-1)  # Inf - Inf is no difference
             if name == "scale":
                 apart = 100 * np.expm1(apart)
         out[name] = apart * 255 if name == "colour" else apart
     return {name: values.astype(np.float32) for name, values in out.items()}
+
+
+def _filled(harmonics: np.ndarray, wide: int) -> np.ndarray:
+    """Coefficients (N, 3, K) with zeros for the degrees that are not there, (N, 3, wide)."""
+    return np.pad(harmonics, ((0, 0), (0, 0), (0, wide - harmonics.shape[-1])))
 
 
 def _angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:

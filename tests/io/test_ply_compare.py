@@ -212,3 +212,16 @@ def test_the_size_of_blocks_does_not_show(tmp_path: Path, monkeypatch: pytest.Mo
 def test_fields_are_shortened() -> None:
     names = ("x", "y", "z", *pf.DC, *pf.rest_names(9), "opacity", "rot_0", "rot_2", "rot_3", "layer_7")
     assert short_fields(names) == "x y z f_dc_0…2 f_rest_0…8 opacity rot_0 rot_2…3 layer_7"
+
+
+def test_harmonics_that_only_one_file_has_are_a_difference(tmp_path: Path) -> None:
+    from dyn4d.io.row_writers import with_degree
+
+    rows = open_rows(save(tmp_path / "full.ply", gaussians(40, 2)))
+    whole = rows.whole()
+    for degree in (0, 1):
+        found = both(tmp_path, whole, with_degree(rows, degree).whole())
+        lost = [f"f_rest_{8 * channel + k}" for channel in range(3) for k in range((degree + 1) ** 2 - 1, 8)]
+        wanted = np.abs(pf.columns(whole, lost)).max()
+        assert not found.same and found.differences["harmonics"].quantiles[-1] == pytest.approx(wanted)
+    assert both(tmp_path, whole, with_degree(rows, 3).whole()).same  # filled with zeros, it is the same colour
