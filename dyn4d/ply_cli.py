@@ -5,6 +5,7 @@ Each action is a function of its arguments (`dyn4d.ply_args`) that returns what 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -97,8 +98,8 @@ def merge(args: MergeArgs, progress: Progress) -> Answer:
     rows, notes = merged(sources)
     written = write_rows(out, rows)
     if args.json:
-        return _json({"sources": {str(r.path): r.count for r in sources}, "path": out, "count": written.count,
-                      "notes": notes, "left_out": written.left_out}), 0  # fmt: skip
+        return _json({"sources": [{"path": r.path, "count": r.count} for r in sources], "path": out,
+                      "count": written.count, "notes": notes, "left_out": written.left_out}), 0  # fmt: skip
     lines = [("merged", f"{r.path} ({tf.rows(r.count)})") for r in sources]
     lines += [("note", note) for note in notes]
     return "\n".join(tf.labelled([*lines, *_written_lines(written)])), 0
@@ -166,9 +167,12 @@ def _preview_file(args: PreviewArgs) -> Path | None:
         raise InputError(f"{path}: a turntable is no single picture; choose .gif, .mp4, or the name of a folder")
     if suffix and suffix not in (".png", *VIDEOS):
         raise InputError(f"{path}: wanted a name that ends in .png, .gif or .mp4, or a folder's without a dot")
-    if path.is_dir() and (suffix or (any(path.iterdir()) and not args.overwrite)):
-        raise InputError(f"{path} is a folder that is there already; choose another name"
-                         + ("" if suffix else ", or give --overwrite"))  # fmt: skip
+    if path.is_dir():
+        # what takes the place of a folder removes all that was in it: only frames of an earlier preview may go
+        if suffix or not all(re.fullmatch(r"\d{4,}\.png", entry.name) for entry in path.iterdir()):
+            raise InputError(f"{path} is a folder with other things in it; choose another name")
+        if any(path.iterdir()) and not args.overwrite:
+            raise InputError(f"{path} holds frames already; choose another name, or give --overwrite")
     if path.is_file() and not args.overwrite:
         raise InputError(f"{path} is there already; choose another name, or give --overwrite")
     return path

@@ -102,9 +102,22 @@ def test_preview_files(cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "300 Gaussians" in capsys.readouterr().out and Path("g_preview.png").stat().st_size > 500
     assert call("preview", cloud, "t.gif", *small) == 0 and call("preview", cloud, "t.mp4", *small) == 0
     assert call("preview", cloud, "frames", *small) == 0 and len(list(Path("frames").iterdir())) == 3
+    assert call("preview", cloud, "frames", *small) == 2
+    assert call("preview", cloud, "frames", *small[:2], "--frames", "2", "--overwrite") == 0
+    assert len(list(Path("frames").iterdir())) == 2
     assert call("preview", cloud, "--turntable", *small) == 0 and Path("g_turntable.gif").exists()
     assert call("preview", cloud, "--terminal", "--columns", "40") == 0
     assert "▀" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", [".", "other", "named.png"])
+def test_a_folder_with_other_things_is_never_replaced(cloud: Path, folder: str) -> None:
+    (cloud.parent / folder).mkdir(exist_ok=True)
+    (cloud.parent / folder / "letter.txt").write_text("dear")
+    (cloud.parent / folder / "0000.png").write_bytes(b"mine")
+    before = sorted(cloud.parent.rglob("*"))
+    assert call("preview", cloud, folder, "--overwrite", "--frames", "2", "--size", "32") == 2
+    assert sorted(cloud.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
