@@ -295,6 +295,8 @@ def property_differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> 
 
 def _filled(harmonics: np.ndarray, wide: int) -> np.ndarray:
     """Coefficients (N, 3, K) with zeros for the degrees that are not there, (N, 3, wide)."""
+    if harmonics.shape[-1] == wide:
+        return harmonics
     return np.pad(harmonics, ((0, 0), (0, 0), (0, wide - harmonics.shape[-1])))
 
 
