@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
@@ -25,6 +25,9 @@ from dyn4d.config import Options, load_config, load_preset, with_clip
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
 from dyn4d.runs import RunFolder, describe_error
 from dyn4d.training.config import MatcherTraining
+
+if TYPE_CHECKING:
+    from dyn4d.ply_args import PlyArgs
 
 T = TypeVar("T")
 Preset = Literal["quick", "default", "quality"]
@@ -161,16 +164,6 @@ class MatchArgs(Common):
 
 
 @dataclass(frozen=True)
-class PlyArgs(Common):
-    """What is in a PLY of Gaussians or points."""
-
-    action: Positional[Literal["info"]] = "info"
-    """What to do."""
-    file: Annotated[Positional[str], arg(metavar="FILE")] = ""
-    """The PLY file."""
-
-
-@dataclass(frozen=True)
 class WeightsArgs(Common):
     """What is in a file of network weights, or the same weights in another form."""
 
@@ -206,12 +199,20 @@ class TrainMatcherArgs(Common):
 # -------------------------------------------------------------------------------------------- parsing
 
 
-def parse(kind: type[T], name: str, words: Sequence[str], default: T, *, needs: tuple[str, ...] = ()) -> T:
+def parse(
+    kind: type[T],
+    name: str,
+    words: Sequence[str],
+    default: T,
+    *,
+    needs: tuple[str, ...] = (),
+    config: Sequence[Any] = (),
+) -> T:
     """The arguments of one command.
 
     Args:
         kind: its dataclass. name: the command. words: what was typed after it. default: values to start from.
-        needs: fields that must not stay empty.
+        needs: fields that must not stay empty. config: of tyro.
 
     Raises:
         UsageError: with what is wrong, in one line. SystemExit: after printing help.
@@ -219,7 +220,9 @@ def parse(kind: type[T], name: str, words: Sequence[str], default: T, *, needs: 
     caught = io.StringIO()
     try:
         with contextlib.redirect_stderr(caught):
-            parsed = tyro.cli(kind, prog=f"dyn4d {name}", args=list(words), default=default, description=kind.__doc__)
+            parsed = tyro.cli(
+                kind, prog=f"dyn4d {name}", args=list(words), default=default, description=kind.__doc__, config=config
+            )
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -270,13 +273,13 @@ def _first_plain(words: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------- commands
 
 
-def _progress(args: Common) -> Any:
+def _progress(args: Common | PlyArgs) -> Any:
     from dyn4d.progress import make_progress
 
     return make_progress(quiet=args.quiet)
 
 
-def _say(text: str, args: Common) -> None:
+def _say(text: str, args: Common | PlyArgs) -> None:
     if not args.quiet:
         print(text)
 
@@ -408,10 +411,28 @@ def match_command(name: str, words: Sequence[str]) -> None:
 
 
 def ply_command(name: str, words: Sequence[str]) -> None:
-    args = parse(PlyArgs, name, words, PlyArgs(), needs=("file",))
-    from dyn4d.io.ply_info import ply_info
+    from dyn4d.ply_cli import ACTIONS
+    from dyn4d.ply_cli import usage as ply_usage
 
-    print(ply_info(Path(args.file)).format())
+    if not words or words[0] in ("-h", "--help"):
+        print(ply_usage())
+        return
+    if words[0] not in ACTIONS:
+        raise UsageError(f"dyn4d ply {words[0]}: no such action; there are {', '.join(ACTIONS)}")
+    kind, act, _ = ACTIONS[words[0]]
+    hints = get_type_hints(kind)  # tyro is known to this module only: what is given by its place is marked here
+    for field, label in kind.PLACES.items():
+        kind.__annotations__[field] = Annotated[Positional[hints[field]], arg(metavar=label)]
+    for field, flag in kind.NAMES.items():
+        kind.__annotations__[field] = Annotated[hints[field], arg(name=flag)]
+    args = parse(kind, f"{name} {words[0]}", words[1:], kind(), config=(FlagCreatePairsOff,))
+    for field, label in kind.PLACES.items():
+        if not getattr(args, field) and not label.startswith("["):
+            raise UsageError(f"dyn4d ply {words[0]}: {label} is missing; see dyn4d ply {words[0]} --help")
+    text, code = act(args, _progress(args))
+    _say(text, args)
+    if code:
+        raise SystemExit(code)
 
 
 def weights_command(name: str, words: Sequence[str]) -> None:
@@ -442,7 +463,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
-    "ply": (ply_command, "info FILE", "what is in a PLY of Gaussians or points"),
+    "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
     "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),
 }

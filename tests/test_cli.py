@@ -96,7 +96,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "clip", "--hold-out", "1"], "hold_out: wanted 0 for none, or 2 or more"),
         (["eval", "not/there", "--truth", "x"], "is not a run"),
         (["check", "not/there"], "not/there is not there"),
-        (["ply", "fold", "a.ply"], "invalid choice 'fold'"),
+        (["ply", "fold", "a.ply"], "ply fold: no such action; there are info"),
         (["ply", "info", "not/there.ply"], "not/there.ply"),
         (["demo", "--length", "0", "--out", "{tmp}/d"], "frames"),
         (["demo", "--scene", "cat"], "invalid choice 'cat'"),

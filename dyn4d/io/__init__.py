@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from dyn4d.io.check import Finding, check_clip, refuse_errors
     from dyn4d.io.clips import load_clip
     from dyn4d.io.ply import PointCloud, read_ply, write_ply, write_points_ply
+    from dyn4d.io.ply_compare import Comparison, compare_files
+    from dyn4d.io.ply_convert import Conversion, convert_file
+    from dyn4d.io.ply_info import PlyInfo, rows_info
+    from dyn4d.io.ply_select import Selection, merge, select
+    from dyn4d.io.row_writers import WriteOptions, Written, write_rows
+    from dyn4d.io.rows import Rows, open_rows
     from dyn4d.io.truth import Truth, load_truth, write_truth
 
 _HOME = {
@@ -28,6 +34,20 @@ _HOME = {
     "read_ply": "ply",
     "write_ply": "ply",
     "write_points_ply": "ply",
+    "Comparison": "ply_compare",
+    "compare_files": "ply_compare",
+    "Conversion": "ply_convert",
+    "convert_file": "ply_convert",
+    "PlyInfo": "ply_info",
+    "rows_info": "ply_info",
+    "Selection": "ply_select",
+    "merge": "ply_select",
+    "select": "ply_select",
+    "WriteOptions": "row_writers",
+    "Written": "row_writers",
+    "write_rows": "row_writers",
+    "Rows": "rows",
+    "open_rows": "rows",
     "Truth": "truth",
     "load_truth": "truth",
     "write_truth": "truth",
@@ -35,18 +55,32 @@ _HOME = {
 
 __all__ = [
     "CameraFile",
+    "Comparison",
+    "Conversion",
     "Finding",
+    "PlyInfo",
     "PointCloud",
+    "Rows",
+    "Selection",
     "Truth",
+    "WriteOptions",
+    "Written",
     "check_clip",
+    "compare_files",
+    "convert_file",
     "load_clip",
     "load_truth",
+    "merge",
+    "open_rows",
     "read_cameras",
     "read_ply",
     "refuse_errors",
+    "rows_info",
+    "select",
     "write_cameras",
     "write_ply",
     "write_points_ply",
+    "write_rows",
     "write_truth",
 ]
 

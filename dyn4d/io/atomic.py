@@ -87,9 +87,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def json_text(value: Any) -> str:
+    """`value` as indented JSON. NumPy values and tensors are taken; what is not finite becomes null."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False)
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as indented JSON. NumPy values and tensors are taken; what is not finite becomes null."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    text = json_text(value)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -20,18 +20,26 @@ from dyn4d.core.checks import check_shape
 from dyn4d.core.errors import InputError
 from dyn4d.core.types import GaussianCloud
 from dyn4d.io.atomic import atomic_path
+from dyn4d.io.ply_body import check_size, element_blocks
+from dyn4d.io.ply_fields import (
+    DC,
+    GAUSSIAN_FIELDS,
+    NORMAL,
+    OPACITY_EDGE,
+    POSITION,
+    REST_COUNTS,
+    ROTATION,
+    SCALE,
+    colour_names,
+    confidence_name,
+    is_gaussian,
+    rest_count,
+    rest_names,
+)
+from dyn4d.io.ply_header import read_header
 
-# float32 turns a logit beyond ±16.6 into exactly 0 or 1; smallest standard deviation keeps the logarithm finite
-_OPACITY_EDGE = 1e-7
+# smallest standard deviation: keeps the logarithm finite
 _SMALLEST_SCALE = 1e-20
-
-_POSITION = ("x", "y", "z")
-_NORMAL = ("nx", "ny", "nz")
-_DC = tuple(f"f_dc_{i}" for i in range(3))
-_SCALE = tuple(f"scale_{i}" for i in range(3))
-_ROTATION = tuple(f"rot_{i}" for i in range(4))
-GAUSSIAN_FIELDS = (*_POSITION, *_DC, "opacity", *_SCALE, *_ROTATION)
-_REST_COUNTS = (0, 9, 24, 45, 72)
 
 
 @dataclass(frozen=True)
@@ -68,10 +76,6 @@ def _write(path: str | Path, vertices: np.ndarray) -> None:
         PlyData([PlyElement.describe(vertices, "vertex")], text=False, byte_order="<").write(stream)
 
 
-def _rest_names(count: int) -> tuple[str, ...]:
-    return tuple(f"f_rest_{i}" for i in range(count))
-
-
 def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
     """Write a cloud in the standard 3DGS layout, atomically; a confidence is one property more, at the end.
 
@@ -79,15 +83,15 @@ def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
     """
     count = len(cloud)
     rest = _array(cloud.sh[:, 1:].transpose(1, 2).reshape(count, 3 * (cloud.sh.shape[1] - 1)).float())
-    opacity = cloud.opacities.double().clamp(_OPACITY_EDGE, 1 - _OPACITY_EDGE)
+    opacity = cloud.opacities.double().clamp(OPACITY_EDGE, 1 - OPACITY_EDGE)
     columns = [
-        (_POSITION, _array(cloud.means)),
-        (_NORMAL, np.zeros((count, 3))),
-        (_DC, _array(cloud.sh[:, 0])),
-        (_rest_names(rest.shape[1]), rest),
+        (POSITION, _array(cloud.means)),
+        (NORMAL, np.zeros((count, 3))),
+        (DC, _array(cloud.sh[:, 0])),
+        (rest_names(rest.shape[1]), rest),
         (("opacity",), _array(torch.logit(opacity))[:, None]),
-        (_SCALE, _array(cloud.scales.double().clamp_min(_SMALLEST_SCALE).log())),
-        (_ROTATION, _array(torch.nn.functional.normalize(cloud.quats_wxyz.double(), dim=-1))),
+        (SCALE, _array(cloud.scales.double().clamp_min(_SMALLEST_SCALE).log())),
+        (ROTATION, _array(torch.nn.functional.normalize(cloud.quats_wxyz.double(), dim=-1))),
     ]
     if cloud.confidence is not None:
         columns.append((("confidence",), _array(cloud.confidence)[:, None]))
@@ -106,9 +110,9 @@ def write_points_ply(
     conf: Tensor | np.ndarray | None = None,
 ) -> None:
     """Write points (N, 3) with colours (N, 3) (uint8, or float in [0, 1]), normals (N, 3) and confidences (N,)."""
-    groups: list[tuple[tuple[str, ...], str, np.ndarray]] = [(_POSITION, "<f4", _points(xyz))]
+    groups: list[tuple[tuple[str, ...], str, np.ndarray]] = [(POSITION, "<f4", _points(xyz))]
     if normal is not None:
-        groups.append((_NORMAL, "<f4", _points(normal)))
+        groups.append((NORMAL, "<f4", _points(normal)))
     if rgb is not None:
         colours = _points(rgb)
         if colours.dtype != np.uint8:
@@ -130,22 +134,16 @@ def _points(value: Tensor | np.ndarray) -> np.ndarray:
 
 
 def read_elements(path: str | Path) -> PlyData:
-    """The parsed file. Raises one `InputError` for whatever is wrong with it."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not there")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes); write or copy it again")
+    """The parsed file. Raises one `InputError` for whatever is wrong with it, with the byte, row or line."""
+    header = read_header(path)
+    check_size(header)
     try:
-        with path.open("rb") as stream:
-            magic = stream.read(4)
-        if magic[:3] != b"ply":
-            raise InputError(f"{path} is no PLY file: it does not begin with 'ply'")
-        return PlyData.read(str(path))
-    except InputError:
-        raise
+        return PlyData.read(str(header.path))
     # plyfile passes on whatever its parsing trips over (ValueError, UnicodeDecodeError, MemoryError …)
     except Exception as error:
+        if header.find("vertex") is not None:
+            for _ in element_blocks(header, "vertex"):  # says where, if the fault is there
+                pass
         raise InputError(f"{path} is damaged or cut short ({error}); write or copy it again") from error
 
 
@@ -156,15 +154,6 @@ def read_vertices(path: str | Path) -> np.ndarray:
         raise InputError(f"{path} has no element 'vertex', so no points; its elements: "
                          f"{', '.join(e.name for e in elements.elements) or 'none'}")  # fmt: skip
     return elements["vertex"].data
-
-
-def is_gaussian(names: tuple[str, ...]) -> bool:
-    """Do the fields look like Gaussians, whole or not?"""
-    return any(name in names for name in (*_DC, *_SCALE, *_ROTATION, "opacity"))
-
-
-def rest_count(names: tuple[str, ...]) -> int:
-    return sum(name.startswith("f_rest_") for name in names)
 
 
 def _columns(vertices: np.ndarray, names: tuple[str, ...]) -> Tensor:
@@ -182,8 +171,8 @@ def read_ply(path: str | Path) -> GaussianCloud | PointCloud:
     vertices = read_vertices(path)
     names = tuple(vertices.dtype.names or ())
     if any(name.startswith("packed_") for name in names):
-        raise InputError(f"{path} is a compressed PLY; convert it to a plain 3DGS PLY first (splat-transform does)")
-    missing = [name for name in _POSITION if name not in names]
+        raise InputError(f"{path} is a compressed PLY; convert it to a plain 3DGS PLY first: dyn4d ply convert IN OUT")
+    missing = [name for name in POSITION if name not in names]
     if not missing and not is_gaussian(names):
         return _read_points(path, vertices, names)
     missing = [name for name in GAUSSIAN_FIELDS if name not in names]
@@ -191,20 +180,20 @@ def read_ply(path: str | Path) -> GaussianCloud | PointCloud:
         kind = "a Gaussian" if is_gaussian(names) else "a point"
         raise InputError(f"{path}: {kind} needs the fields {', '.join(missing)}; found {', '.join(names) or 'none'}")
     rest = rest_count(names)
-    if rest not in _REST_COUNTS or any(name not in names for name in _rest_names(rest)):
+    if rest not in REST_COUNTS or any(name not in names for name in rest_names(rest)):
         raise InputError(f"{path}: {rest} fields f_rest_*; wanted f_rest_0 … of 0, 9, 24, 45 or 72 coefficients")
     count = len(vertices)
-    sh = _columns(vertices, _DC)[:, None]
+    sh = _columns(vertices, DC)[:, None]
     if rest:
-        bands = _columns(vertices, _rest_names(rest)).reshape(count, 3, rest // 3).transpose(1, 2)
+        bands = _columns(vertices, rest_names(rest)).reshape(count, 3, rest // 3).transpose(1, 2)
         sh = torch.cat([sh, bands], dim=1)
-    quats = _columns(vertices, _ROTATION)
+    quats = _columns(vertices, ROTATION)
     length = quats.norm(dim=-1, keepdim=True)
     identity = torch.tensor([1.0, 0.0, 0.0, 0.0])
     return GaussianCloud(
-        means=_columns(vertices, _POSITION),
+        means=_columns(vertices, POSITION),
         quats_wxyz=torch.where(length > 0, quats / length.clamp_min(1e-30), identity),
-        scales=_columns(vertices, _SCALE).exp(),
+        scales=_columns(vertices, SCALE).exp(),
         opacities=_columns(vertices, ("opacity",))[:, 0].sigmoid(),
         sh=sh.contiguous(),
         confidence=_columns(vertices, ("confidence",))[:, 0] if "confidence" in (vertices.dtype.names or ()) else None,
@@ -213,20 +202,19 @@ def read_ply(path: str | Path) -> GaussianCloud | PointCloud:
 
 def _read_points(path: str | Path, vertices: np.ndarray, names: tuple[str, ...]) -> PointCloud:
     rgb = None
-    for colour in (("red", "green", "blue"), ("r", "g", "b"), ("diffuse_red", "diffuse_green", "diffuse_blue")):
-        if all(name in names for name in colour):
-            rgb = _columns(vertices, colour)
-            kind = vertices.dtype[colour[0]]
-            if kind.kind in "iu":
-                rgb = rgb / float(np.iinfo(kind).max)
-            break
-    conf = next((name for name in ("confidence", "conf") if name in names), None)
-    for name in (*_POSITION, *([conf] if conf else [])):
+    colour = colour_names(names)
+    if colour is not None:
+        rgb = _columns(vertices, colour)
+        kind = vertices.dtype[colour[0]]
+        if kind.kind in "iu":
+            rgb = rgb / float(np.iinfo(kind).max)
+    conf = confidence_name(names)
+    for name in (*POSITION, *([conf] if conf else [])):
         if vertices.dtype[name].kind not in "fiu":
             raise InputError(f"{path}: the field {name} is a list; wanted one number a point")
     return PointCloud(
-        xyz=_columns(vertices, _POSITION),
+        xyz=_columns(vertices, POSITION),
         rgb=rgb,
-        normal=_columns(vertices, _NORMAL) if all(name in names for name in _NORMAL) else None,
+        normal=_columns(vertices, NORMAL) if all(name in names for name in NORMAL) else None,
         conf=_columns(vertices, (conf,))[:, 0] if conf else None,
     )
