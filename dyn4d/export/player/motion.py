@@ -93,13 +93,14 @@ class MotionBasis:
             out[rows] = (table[rows] - self.mean[c]) @ self.components[c].T
         return out
 
-    def rebuild(self, coefficients: np.ndarray, group: np.ndarray) -> np.ndarray:
-        """(N, D) back from coefficients."""
-        out = self.mean[group]
-        for c in np.unique(group):
-            rows = group == c
-            out[rows] += coefficients[rows] @ self.components[c][: coefficients.shape[1]]
-        return out
+
+def empty_basis(slots: int) -> MotionBasis:
+    """Of no Gaussians: one group that stands still."""
+    width = slots * SLOT
+    return MotionBasis(
+        1.0, np.zeros((width, 1)), np.zeros(width), np.zeros((1, 1)), np.zeros((1, width)),
+        np.zeros((1, COMPONENTS[-1], width)),
+    )  # fmt: skip
 
 
 def fit_basis(
@@ -143,17 +144,3 @@ def _principal(centred: np.ndarray, most: int) -> np.ndarray:
     values, vectors = np.linalg.eigh(centred.T @ centred)
     order = values.argsort()[::-1][:most]
     return vectors[:, order].T
-
-
-def motion_errors(rebuilt: Motion, exact: Motion, factors: np.ndarray, exact_factors: np.ndarray) -> np.ndarray:
-    """(N, S, 2) by how far each centre is off, and each shape, in world units.
-
-    With the covariance M Mᵀ, M = J R S, the shape is off by |M' - M| (Frobenius). The root of the sum of both squares
-    is an upper bound of the 2-Wasserstein distance between the two Gaussians.
-
-    Args:
-        factors, exact_factors: (N, 3, 3), R S in canonical space.
-    """
-    centre = np.linalg.norm(rebuilt.centres - exact.centres, axis=-1)
-    difference = rebuilt.jacobians @ factors[:, None] - exact.jacobians @ exact_factors[:, None]
-    return np.stack([centre, np.linalg.norm(difference, axis=(-2, -1))], axis=-1)

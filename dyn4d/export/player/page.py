@@ -75,7 +75,7 @@ def _percent(share: float) -> str:
 
 def _info(header: Mapping[str, Any]) -> str:
     """What the page says about its data, as the rows of a definition list."""
-    error, size = header["error"], float(header["size"])
+    error, between, size = header["error"], header["error_between"], float(header["size"])
     degree, whole = header["sh_degree"], header["sh_degree_of_run"]
     colours = "the same from all sides" if whole == 0 else f"change with the view (degree {degree})"
     if degree < whole:
@@ -89,11 +89,12 @@ def _info(header: Mapping[str, Any]) -> str:
     ]
     if error:
         rows.append(
-            ("Stored motion", f"off by at most {_percent(error['max_rel'])} of the object, 99.9 % of it by less than "
-             f"{_percent(error['p999_rel'])}, measured against the exact clouds of all frames (centres and shapes)")
+            ("Stored motion", f"off by at most {_percent(error['max_rel'])} of the object's size; 99.9 % by less than "
+             f"{_percent(error['p999_rel'])} (centres and shapes of all Gaussians in all frames, measured)")
         )  # fmt: skip
-        if "between_max_rel" in error:
-            rows.append(("Between frames", f"off by at most {_percent(error['between_max_rel'])}"))
+    if between:
+        rows.append(("Between frames", f"99.9 % by less than {_percent(between['p999_rel'])}, at most "
+                     f"{_percent(between['max_rel'])} (a sample)"))  # fmt: skip
     rows.append(("Made by", header["made_by"]))
     return "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
 

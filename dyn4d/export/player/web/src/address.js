@@ -1,6 +1,6 @@
 // What the address says after #, so that a view can be linked to and pictures can be taken by a program:
 // t (0 to 1) or frame, camera=input|free, right and above (degrees), ui=0, play=1, trails, cameras, canonical,
-// bg (hex), confidence, fade, sharp (pixels of the canvas per CSS pixel), speed.
+// bg (hex), confidence, fade, sharp (pixels of the canvas per CSS pixel), speed. What is not named stays as it is.
 
 const number = (text) => (text !== null && text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : null);
 
@@ -21,7 +21,7 @@ export function readAddress(hash) {
     const value = number(words.get(key));
     if (value !== null) found.state[name] = Math.min(Math.max(value, low), high);
   }
-  found.ui = words.get("ui") !== "0";
+  found.ui = words.has("ui") ? words.get("ui") !== "0" : null;
   found.t = number(words.get("t"));
   found.frame = number(words.get("frame"));
   found.right = number(words.get("right"));
@@ -33,11 +33,9 @@ export function applyAddress(player, words) {
   const { times } = player;
   if (words.frame !== null) player.seek(times[Math.min(Math.max(Math.round(words.frame), 0), times.length - 1)]);
   else if (words.t !== null) player.seek(times[0] + words.t * (times.at(-1) - times[0]));
-  if (!words.state.input) {
-    if (words.right !== null || words.above !== null) player.stage.turn(words.right ?? 0, words.above ?? 0);
-    else player.stage.home(false);
-  }
   player.set(words.state);
+  if (words.right !== null || words.above !== null) player.stage.turn(words.right ?? 0, words.above ?? 0);
+  else if (words.state.input === false) player.stage.home(false);
   if (words.state.canonical) player.canonical = 1;
-  document.body.classList.toggle("bare", !words.ui);
+  if (words.ui !== null) document.body.classList.toggle("bare", !words.ui);
 }

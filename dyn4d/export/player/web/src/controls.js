@@ -47,7 +47,11 @@ export function actions(player, panel) {
   const flip = (key) => () => player.set({ [key]: !player.state[key] });
   return {
     play: () => { if (!player.single) player.set({ playing: !player.state.playing, canonical: false }); },
-    loop: flip("loop"), trails: flip("trails"), cameras: flip("cameras"), canonical: flip("canonical"),
+    loop: flip("loop"), trails: flip("trails"), cameras: () => {
+      player.set({ cameras: !player.state.cameras, input: false });
+      if (player.state.cameras) player.stage.overview();
+    },
+    canonical: flip("canonical"),
     input: flip("input"), follow: flip("follow"), hint: flip("hint"), fadeUnseen: flip("fadeUnseen"),
     home: () => player.stage.home(true),
     back: (n) => player.seekFrame(Math.ceil(player.frame) - n),

@@ -1,18 +1,22 @@
 // The input's cameras as wire pyramids along their path.
 import * as THREE from "three";
 
-const MOST = 40; // pyramids drawn
+const MOST = 14; // pyramids drawn, besides the present one
 const EDGES = [0, 1, 0, 2, 0, 3, 0, 4, 1, 2, 2, 3, 3, 4, 4, 1, 5, 6, 6, 7];
 
 export class Frustums extends THREE.Group {
   constructor(cameras, radius) {
     super();
     this.cameras = cameras;
-    this.size = 0.2 * radius;
-    const step = Math.max(1, Math.ceil(cameras.frames.length / MOST));
+    this.size = 0.12 * radius;
+    const last = cameras.frames.length - 1;
+    const count = Math.min(MOST, last + 1);
     this.plain = new THREE.LineBasicMaterial({ color: 0x8b97ad, transparent: true, opacity: 0.55, depthTest: false });
     this.bright = new THREE.LineBasicMaterial({ color: 0xffb454, transparent: true, depthTest: false });
-    for (let i = 0; i < cameras.frames.length; i += step) this.add(this.#pyramid(cameras.frames[i], this.plain));
+    for (let i = 0; i < count; i++) {
+      const frame = cameras.frames[Math.round((i * last) / Math.max(count - 1, 1))];
+      this.add(this.#pyramid(frame, this.plain));
+    }
     const path = new THREE.BufferGeometry().setFromPoints(cameras.frames.map(({ position }) => position));
     this.path = new THREE.Line(path, this.plain);
     this.path.renderOrder = -1;

@@ -1,4 +1,6 @@
-// How the Gaussians move: groups with a mean motion and a few components each (see ../motion.py and ../timing.py).
+// How the Gaussians move: groups with a mean motion and a few components each, and singles that have a motion of their
+// own (see ../motion.py, ../stored.py and ../timing.py). The table of motions has a row of entries for each group, its
+// mean first, and behind them the singles, one entry each.
 // Everything is brought to the scene's units here: (world - centre) / unit.
 
 const SLOT = 12; // numbers a slot: centre, then the Jacobian by rows
@@ -10,38 +12,52 @@ export class Motion {
     this.groups = header.groups;
     this.components = header.components;
     this.slots = this.keys.length + 1; // the last one is canonical space
-    this.rows = this.components + 1; // the mean comes first
+    this.rows = this.components + 1; // entries of a group
+    this.entries = this.groups * this.rows + header.singles;
+    this.height = Math.ceil(this.entries / this.rows);
     this.group = arrays.group.values;
     this.coefficients = [];
     for (let k = 0; k < this.components; k++) this.coefficients.push(arrays[`coefficient_${k}`]);
     this.basis = this.#unpack(header, arrays);
-    this.current = new Float32Array(this.groups * this.rows * SLOT);
+    this.current = new Float32Array(this.entries * SLOT);
   }
 
-  // [slot][group][row][12], coefficients' steps folded in
+  // [slot][entry][12], coefficients' steps folded in
   #unpack(header, arrays) {
-    const { groups, rows, slots } = this;
+    const { groups, rows, slots, entries } = this;
     const { unit, centre, reach } = header;
-    const basis = new Float32Array(slots * groups * rows * SLOT);
-    const put = (row, group, source, start, stride, factor) => {
+    const basis = new Float32Array(slots * entries * SLOT);
+    const put = (entry, whole, source, start, stride, factor) => {
       for (let s = 0; s < slots; s++) {
-        const to = ((s * groups + group) * rows + row) * SLOT;
+        const to = (s * entries + entry) * SLOT;
         const from = start + s * stride;
         for (let i = 0; i < SLOT; i++) {
-          const shift = row === 0 && i < 3 ? centre[i] : 0;
+          const shift = whole && i < 3 ? centre[i] : 0;
           basis[to + i] = (source[from + i] * factor - shift) / (i < 3 ? unit : reach);
         }
       }
     };
     for (let c = 0; c < groups; c++) {
-      put(0, c, arrays.mean.values, c * SLOT, groups * SLOT, arrays.mean.step);
+      put(c * rows, true, arrays.mean.values, c * SLOT, groups * SLOT, arrays.mean.step);
       for (let k = 0; k < this.components; k++) {
         const part = arrays[`component_${c}_${k}`];
-        put(k + 1, c, part.values, 0, SLOT, part.step * this.coefficients[k].step);
+        put(c * rows + k + 1, false, part.values, 0, SLOT, part.step * this.coefficients[k].step);
       }
+    }
+    const { values, step } = arrays.singles;
+    for (let m = 0; m < header.singles; m++) {
+      put(groups * rows + m, true, values, m * SLOT, header.singles * SLOT, step);
     }
     return basis;
   }
+
+  // The first entry of Gaussian g, and how many of its group's components it uses.
+  #place(g) {
+    const group = this.group[g];
+    return group < this.groups ? [group * this.rows, this.components] : [this.#single(group), 0];
+  }
+
+  #single(group) { return this.groups * this.rows + group - this.groups; }
 
   // Which slots make up `time`, and by how much: cubic Hermite, as in ../timing.py.
   at(time) {
@@ -94,8 +110,9 @@ export class Motion {
 
   #addCentre(g, slot, factor, out) {
     if (factor === 0) return;
-    const start = (slot * this.groups + this.group[g]) * this.rows * SLOT;
-    for (let row = 0; row < this.rows; row++) {
+    const [first, components] = this.#place(g);
+    const start = (slot * this.entries + first) * SLOT;
+    for (let row = 0; row <= components; row++) {
       const share = factor * (row === 0 ? 1 : this.coefficients[row - 1].values[g]);
       const from = start + row * SLOT;
       for (let i = 0; i < 3; i++) out[i] += share * this.basis[from + i];

@@ -24,16 +24,19 @@ export const HARMONICS = `
 `;
 
 // Names of the inputs are filled in by `splats.js`.
-export function statements(n, out, { components, degree }) {
+export function statements(n, out, { motion, degree }) {
+  const { components, groups, rows } = motion;
   const lines = `
     vec4 s0 = listTexel(${n.fixed}, 3 * ${n.index});
     vec4 s1 = listTexel(${n.fixed}, 3 * ${n.index} + 1);
     vec4 s2 = listTexel(${n.fixed}, 3 * ${n.index} + 2);
     int group = int(s2.w + 0.5);
-    vec4 rx = texelFetch(${n.basis}, ivec2(0, group), 0);
-    vec4 ry = texelFetch(${n.basis}, ivec2(1, group), 0);
-    vec4 rz = texelFetch(${n.basis}, ivec2(2, group), 0);
-    for (int k = 0; k < ${components / 4}; k++) {
+    int single = group - ${groups}; // of those that have a motion of their own
+    ivec2 first = single < 0 ? ivec2(0, group) : ivec2(3 * (single % ${rows}), ${groups} + single / ${rows});
+    vec4 rx = texelFetch(${n.basis}, first, 0);
+    vec4 ry = texelFetch(${n.basis}, first + ivec2(1, 0), 0);
+    vec4 rz = texelFetch(${n.basis}, first + ivec2(2, 0), 0);
+    for (int k = 0; k < (single < 0 ? ${components / 4} : 0); k++) {
       vec4 share = vec4(listTexel(${n.coefficients}, ${n.index} * ${components / 4} + k));
       for (int j = 0; j < 4; j++) {
         int column = 3 * (4 * k + j + 1);

@@ -78,7 +78,7 @@ export class MovingSplats extends SplatGenerator {
     super({ numSplats: header.gaussians });
     this.motion = motion;
     this.degree = header.sh_degree;
-    this.table = floatTable(new Float32Array(motion.groups * motion.rows * 12), 3 * motion.rows, motion.groups);
+    this.table = floatTable(new Float32Array(motion.height * motion.rows * 12), 3 * motion.rows, motion.height);
     this.fade = new THREE.Vector4(0, 0, 0, arrays.harmonic_1_0 ? arrays.harmonic_1_0.step : 0);
     this.eye = new THREE.Vector3();
     const inputs = {
@@ -102,7 +102,7 @@ export class MovingSplats extends SplatGenerator {
         inputs: { index, ...inputs },
         globals: () => [dyno.defineGsplat, dyno.defineCovSplat, FETCH, ...(this.degree > 0 ? [HARMONICS] : [])],
         statements: ({ inputs: n, outputs }) =>
-          statements(n, outputs.covsplat, { components: motion.components, degree: this.degree }),
+          statements(n, outputs.covsplat, { motion, degree: this.degree }),
       });
       return { covsplat: node.outputs.covsplat };
     });
@@ -118,9 +118,9 @@ export class MovingSplats extends SplatGenerator {
   // Show a time, and a share of canonical space.
   show(time, canonical) {
     this.motion.update(time, canonical);
-    const { current, groups, rows } = this.motion;
+    const { current, entries } = this.motion;
     const out = this.table.image.data;
-    for (let i = 0; i < groups * rows; i++) {
+    for (let i = 0; i < entries; i++) {
       for (let r = 0; r < 3; r++) {
         const to = 12 * i + 4 * r;
         const from = 12 * i + 3 + 3 * r;

@@ -54,10 +54,10 @@ export class Stage {
     return this.centres[a].clone().lerp(this.centres[b], share);
   }
 
-  distanceFor(fov, aspect) {
+  distanceFor(fov, aspect, radius = this.radius) {
     const vertical = THREE.MathUtils.degToRad(fov) / 2;
     const half = Math.min(vertical, Math.atan(Math.tan(vertical) * aspect));
-    return (0.98 * this.radius) / Math.sin(half);
+    return (0.98 * radius) / Math.sin(half);
   }
 
   // The view to start from: the side of the present input camera, the whole object in the picture.
@@ -69,6 +69,19 @@ export class Stage {
     const aspect = this.canvas.clientWidth / Math.max(this.canvas.clientHeight, 1) || 1;
     const position = target.clone().add(from.setLength(this.distanceFor(this.homeFov, aspect)));
     this.moveTo(position, target, this.homeFov, eased);
+  }
+
+  // A view in which the input's cameras are seen too, from above the side that is looked at.
+  overview() {
+    const target = this.middle(this.time);
+    const arm = this.camera.position.clone().sub(target);
+    const { up } = this.camera;
+    const height = arm.dot(up) / Math.max(arm.length(), 1e-6);
+    if (height < 0.4) arm.addScaledVector(up, (0.45 - height) * arm.length());
+    const reach = Math.max(this.radius, ...this.cameras.frames.map(({ position }) => position.distanceTo(target)));
+    const aspect = this.width / this.height;
+    this.moveTo(target.clone().add(arm.setLength(this.distanceFor(this.homeFov, aspect, 1.1 * reach))), target,
+      this.homeFov, true);
   }
 
   // Degrees right of and above the present input camera, as seen from the object.
