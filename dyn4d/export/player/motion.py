@@ -45,13 +45,16 @@ class Motion:
 
     @staticmethod
     def of_table(table: np.ndarray, reach: float) -> Motion:
-        slots = table.reshape(len(table), -1, SLOT)
+        slots = table.reshape(len(table), table.shape[1] // SLOT, SLOT)
         return Motion(slots[..., :3], slots[..., 3:].reshape(*slots.shape[:2], 3, 3) / reach)
 
 
 @torch.no_grad()
 def field_motion(field: Field, means: torch.Tensor, times: np.ndarray, *, canonical: bool) -> Motion:
     """What the field does to canonical points (N, 3) at `times`; `canonical` adds a slot for the points themselves."""
+    if not len(means):
+        slots = len(times) + canonical
+        return Motion(np.zeros((0, slots, 3)), np.zeros((0, slots, 3, 3)))
     centres, jacobians = [], []
     for time in times.tolist():
         moved, jacobian = field.motion(means, float(time))
@@ -112,6 +115,8 @@ def fit_basis(
     origin = table.mean(0)
     centred = table - origin
     project = _principal(centred, GROUPING).T
+    if not project.shape[1]:  # all move alike
+        project = np.zeros((width, 1))
     seen = centred @ project
     groups = max(1, min(groups, count))
     start = seen[np.random.default_rng(seed).choice(count, groups, replace=False)]

@@ -1,7 +1,8 @@
 // Bundles and minifies the player's script: npm ci && npm run build. Writes ../player.js and ../LICENSES.txt.
 // `npm run check` builds in memory and says whether the committed script is the same.
 import { build } from "esbuild";
-import { readFile, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { readdir, readFile, writeFile } from "node:fs/promises";
 
 const LIBRARIES = [
   ["three.js", "three", "node_modules/three/LICENSE"],
@@ -11,6 +12,16 @@ const LIBRARIES = [
 
 // Nothing in the page may look like an address: namespaces and links in messages are spelt with an escape.
 const withoutAddresses = (text) => text.replace(/(https?):\/\//g, "$1:\\x2f/");
+
+// A mark of what the script was built from; a test of dyn4d compares it, so that a stale script is noticed without Node.
+async function sources() {
+  const hash = createHash("sha256");
+  const names = (await readdir("src")).sort().map((name) => `src/${name}`);
+  for (const name of [...names, "build.mjs", "package.json", "package-lock.json"]) {
+    hash.update(`${name}\n`).update((await readFile(name, "utf8")).replaceAll("\r\n", "\n"));
+  }
+  return hash.digest("hex");
+}
 
 async function script() {
   const { outputFiles } = await build({
@@ -26,7 +37,7 @@ async function script() {
   });
   const text = withoutAddresses(outputFiles[0].text);
   if (/<\/script/i.test(text)) throw new Error("the script holds </script, which would end it in a page");
-  return text;
+  return `/* sources ${await sources()} */\n${text}`;
 }
 
 async function licences() {
