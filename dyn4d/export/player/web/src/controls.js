@@ -21,7 +21,7 @@ function panels() {
     button.addEventListener("click", () => toggle(button.dataset.panel));
   }
   for (const button of document.querySelectorAll(".close")) button.addEventListener("click", close);
-  return { close, toggle, any: () => all.some((panel) => !panel.hidden) };
+  return { close, toggle };
 }
 
 function fullscreen() {
@@ -138,6 +138,11 @@ export function makeControls(player) {
     swatch.addEventListener("click", () => player.set({ background: swatch.dataset.colour }));
   }
   $("canvas").addEventListener("dblclick", () => act.home());
+  $("canvas").addEventListener("pointerdown", () => panel.close());
+  document.querySelector(".tools").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button && !button.dataset.panel && window.innerWidth <= 640) panel.close(); // it would hide what changes
+  });
   $("trailLength").max = String(Math.max(player.times.length - 1, 1));
   for (const node of document.querySelectorAll("[data-moving]")) node.toggleAttribute("disabled", player.single);
   if (!document.documentElement.requestFullscreen) $("fullscreen").hidden = true;

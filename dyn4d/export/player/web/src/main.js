@@ -26,7 +26,6 @@ async function start() {
     fail("This page draws with WebGL 2, which this browser does not offer. Switch on hardware acceleration in its settings, or open the page in a current Chrome, Edge, Firefox or Safari.");
     return;
   }
-  const began = performance.now();
   const header = readHeader("header");
   const data = document.getElementById("data");
   const payload = await inflate(bytesOfBase64(data.textContent));
@@ -57,7 +56,7 @@ async function start() {
   const still = window.matchMedia?.("(prefers-reduced-motion: reduce)").matches;
   if (free && !still && !player.single) player.set({ playing: true });
   window.dyn4d = player; // for programs that drive the page
-  document.documentElement.dataset.loadMs = String(Math.round(performance.now() - began));
+  document.documentElement.dataset.loadMs = String(Math.round(performance.now()));
   document.documentElement.dataset.state = "ready";
 }
 

@@ -34,7 +34,8 @@ export class Player {
     this.angle = 0;
     this.quality = 1;
     this.fps = 0;
-    this.pictures = [];
+    this.pictures = []; // when the last ones were drawn
+    this.drawn = 0;
     this.shown = { time: Number.NaN, canonical: -1 };
     this.set(this.state);
   }
@@ -150,6 +151,7 @@ export class Player {
       if (state.trails) this.trails.show(time, this.frame, eye, 1 / stage.focal, this.canonical);
       if (state.cameras) this.frustums.show(time, eye, middle);
       stage.draw();
+      this.drawn++;
     }
     this.#count(now, drawn);
     this.still = drawn || !stage.settled ? 0 : (this.still ?? 0) + 1;

@@ -2,6 +2,7 @@
 import { SparkRenderer } from "@sparkjsdev/spark";
 import * as THREE from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
+import { drawInBatches } from "./batches.js";
 import { InputCameras } from "./cameras.js";
 
 const DILATION = 0.3; // pixels²: what the renderer of the fit adds to each Gaussian's footprint
@@ -23,6 +24,7 @@ export class Stage {
       maxStdDev: REACH, minAlpha: 1 / 255, maxPixelRadius: 2048, preBlurAmount: DILATION, blurAmount: 0,
       onDirty: onChange,
     });
+    drawInBatches(this.spark);
     this.scene.add(this.spark);
     this.near = 0.002 * this.radius;
     this.far = 400 * this.radius;

@@ -4,7 +4,7 @@ import * as THREE from "three";
 import { FETCH, floatTable } from "./textures.js";
 
 const PIECES = 2; // a frame
-const WIDTH = 1.5; // pixels of the screen: standard deviation across is about a third
+const WIDTH = 1.25; // pixels of the screen: standard deviation across is about a third
 const LIFT = 0.006; // of the object's radius, towards the viewer
 const TABLE = 1024;
 
