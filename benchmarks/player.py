@@ -65,7 +65,8 @@ def watch(page: Path, flags: tuple[str, ...]) -> tuple[float, float, float, str]
             raise RuntimeError(f"{page}: {browser.errors}")
         ready = float(browser.evaluate("document.documentElement.dataset.loadMs"))
         drawer = browser.evaluate(
-            "(() => { const g = dyn4d.stage.renderer.getContext(); const e = g.getExtension('WEBGL_debug_renderer_info');"
+            "(() => { const g = dyn4d.stage.renderer.getContext();"
+            " const e = g.getExtension('WEBGL_debug_renderer_info');"
             " return g.getParameter(e ? e.UNMASKED_RENDERER_WEBGL : g.RENDERER); })()"
         )
         counted = browser.evaluate(
@@ -97,15 +98,16 @@ def measure(run: Path, count: int, folder: Path, flags: tuple[str, ...]) -> tupl
     error = json.loads(text.split('id="header">', 1)[1].split("</script>", 1)[0])["error"]
     ready, pictures, sorts, drawer = watch(page, flags)
     row = Row(
-        len(result.cloud), len(result.timeline), page.stat().st_size, seconds, error["max_rel"], error["p999_rel"], ready,
-        pictures, sorts,
+        len(result.cloud), len(result.timeline), page.stat().st_size, seconds, error["max_rel"], error["p999_rel"],
+        ready, pictures, sorts,
     )  # fmt: skip
     return row, drawer
 
 
 def markdown(rows: list[Row], drawer: str, facts: dict[str, object], software: bool) -> str:
-    head = "| Gaussians | frames | page, MB | largest error | 99.9 % below | written in | ready after | pictures a second | sorts a second |"
-    lines = [head, "|" + " --- |" * 9]
+    heads = ("Gaussians", "frames", "page, MB", "largest error", "99.9 % below", "written in", "ready after",
+             "pictures a second", "sorts a second")  # fmt: skip
+    lines = [f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
     lines += [
         f"| {r.gaussians:,} | {r.frames} | {r.bytes / 1e6:.2f} | {100 * r.max_rel:.3f} % | {100 * r.p999_rel:.3f} % | "
         f"{r.seconds:.0f} s | {r.ready_ms / 1000:.1f} s | {r.pictures_per_second:.1f} | {r.sorts_per_second:.1f} |"
@@ -119,8 +121,9 @@ def markdown(rows: list[Row], drawer: str, facts: dict[str, object], software: b
             "## Player page",
             "",
             f"`python benchmarks/player.py RUN`: headless Chromium, {WIDTH}x{HEIGHT}, {how}; {drawer}. "
-            f"{facts.get('processor', '')}, {facts.get('cores', '')} cores, shared with other work. Errors are of centre "
-            "and shape together, relative to the object's size, over all Gaussians, all frames and canonical space. "
+            f"{facts.get('processor', '')}, {facts.get('cores', '')} cores, busy with other work (load "
+            f"{facts.get('load before')}). Errors are of centre and shape together, relative to the object's size, "
+            "over all Gaussians, all frames and canonical space. "
             f"The script and its libraries are {len(packed_script()) / 1e6:.2f} MB of each page.",
             "",
             *lines,

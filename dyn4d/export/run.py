@@ -27,7 +27,7 @@ from dyn4d.export.left_out import evaluate_left_out
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.player import write_player
 from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
-from dyn4d.export.report import FramePictures, ReportContent, find_warnings, write_report
+from dyn4d.export.report import PLAYER, FramePictures, ReportContent, find_warnings, write_report
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
 from dyn4d.export.trails import DrawnTracks, choose_tracks, write_track_movie
@@ -50,7 +50,7 @@ TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least t
 FILES = (
     ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
     ("renders/tracks.mp4", "the input video with trails of points of the object: dashed where they are hidden"),
-    ("export/player.html", "the moving object, to turn, zoom and scrub in a browser; no server or network needed"),
+    (PLAYER, "the moving object, to turn, zoom and scrub in a browser; no server or network needed"),
     ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
     ("gaussians/canonical.ply", "the Gaussians in canonical space"),
     ("gaussians/field.safetensors", "the field that moves them: dyn4d.deformation.load_field"),
