@@ -59,7 +59,7 @@ export class Stage {
   distanceFor(fov, aspect, radius = this.radius) {
     const vertical = THREE.MathUtils.degToRad(fov) / 2;
     const half = Math.min(vertical, Math.atan(Math.tan(vertical) * aspect));
-    return (0.98 * radius) / Math.sin(half);
+    return (1.05 * radius) / Math.sin(half);
   }
 
   // The view to start from: the side of the present input camera, the whole object in the picture.
@@ -73,11 +73,12 @@ export class Stage {
     this.moveTo(position, target, this.homeFov, eased);
   }
 
-  // A view in which the input's cameras are seen too, from above the side that is looked at.
+  // A view in which the input's cameras are seen too, from above and beside what is looked at.
   overview() {
     const target = this.middle(this.time);
     const arm = this.camera.position.clone().sub(target);
     const { up } = this.camera;
+    arm.applyAxisAngle(up, 0.6);
     const height = arm.dot(up) / Math.max(arm.length(), 1e-6);
     if (height < 0.4) arm.addScaledVector(up, (0.45 - height) * arm.length());
     const reach = Math.max(this.radius, ...this.cameras.frames.map(({ position }) => position.distanceTo(target)));
