@@ -83,7 +83,7 @@ export class Stage {
     if (height < 0.4) arm.addScaledVector(up, (0.45 - height) * arm.length());
     const reach = Math.max(this.radius, ...this.cameras.frames.map(({ position }) => position.distanceTo(target)));
     const aspect = this.width / this.height;
-    this.moveTo(target.clone().add(arm.setLength(this.distanceFor(this.homeFov, aspect, 1.1 * reach))), target,
+    this.moveTo(target.clone().add(arm.setLength(this.distanceFor(this.homeFov, aspect, 0.85 * reach))), target,
       this.homeFov, true);
   }
 
