@@ -23,8 +23,9 @@ FORMAT = "dyn4d-player/1"
 KEYS = 96  # key frames at most; frames between them are interpolated
 GROUP_SIZE = 250  # Gaussians a group at least, on average
 GROUPS = 64
-SAMPLE = 20_000  # Gaussians that the components are fitted on
-CHUNK = 4096
+SAMPLE = 20_000  # Gaussians that the components are fitted on, at most ...
+SAMPLED = 1_000_000  # ... and so many of their places, so that long clips fit into memory
+CHUNK = 200_000  # places that are worked on at a time
 TARGET = 3e-4  # of the object's size: components are added until all but 0.1 % of the sample's errors are below
 LIMIT = 1e-3  # of the object's size: Gaussians that are off by more become singles, the worst first ...
 SINGLES = 1500  # ... as many as this
@@ -46,7 +47,8 @@ class _Source:
 
     def __init__(self, cloud: GaussianCloud, field: Field, times: np.ndarray) -> None:
         self.cloud, self.field, self.times = cloud, field, times
-        self.parts = [slice(a, min(a + CHUNK, len(cloud))) for a in range(0, len(cloud), CHUNK)]
+        chunk = max(64, CHUNK // (len(times) + 1))
+        self.parts = [slice(a, min(a + chunk, len(cloud))) for a in range(0, len(cloud), chunk)]
         self._keep = len(cloud) * (len(times) + 1) * 48 <= CACHE
         self._kept: dict[int, Motion] = {}
 
@@ -155,7 +157,8 @@ def _fit(cloud: GaussianCloud, field: Field, times: np.ndarray) -> tuple[MotionB
     count = len(cloud)
     if not count:
         return empty_basis(len(times) + 1), COMPONENTS[0], 1.0
-    rows = np.unique(np.linspace(0, count - 1, min(count, SAMPLE)).round().astype(np.int64))
+    most = min(count, SAMPLE, max(1, SAMPLED // (len(times) + 1)))
+    rows = np.unique(np.linspace(0, count - 1, most).round().astype(np.int64))
     sample = cloud.select(torch.as_tensor(rows, device=cloud.means.device))
     motion = field_motion(field, sample.means, times, canonical=True)
     size = object_side(motion.centres[:, : len(times)])
