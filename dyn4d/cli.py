@@ -294,7 +294,7 @@ def _show_result(run: RunFolder, args: Common) -> None:
     found = figures["input"]["mpsnr"]
     quality = "" if found is None else f", {found:.2f} dB inside the mask on the input's views"
     print(f"done in {total:.0f} s{quality}")
-    for path in (run.report, run.renders / "orbit.mp4", run.export / "ply"):
+    for path in (run.report, run.export / "player.html", run.renders / "orbit.mp4", run.export / "ply"):
         if path.exists():
             print(f"  {path}")
 
@@ -458,7 +458,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "deform": (stage_command, "RUN", "  the field that moves the object, and tracks"),
     "gaussians": (stage_command, "RUN", "  3D Gaussians, trained with the field"),
     "render": (stage_command, "RUN", "  pictures and videos"),
-    "export": (stage_command, "RUN", "  per-frame PLYs, figures, report.html"),
+    "export": (stage_command, "RUN", "  player.html, per-frame PLYs, figures, report.html"),
     "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),

@@ -35,6 +35,9 @@ LEAST = 60
 AGREE = 0.85
 """Shares of the two parts that must meet, added up; the smaller must reach `AGREE_EACH`."""
 AGREE_EACH = 0.3
+TOGETHER = 2
+"""Frames, at most, that may show both parts at once, each to `SHOWN`: one part is never in two places."""
+SHOWN = 0.3
 FEWEST = 40
 """Points that must meet."""
 FARTHEST = 0.15
@@ -160,6 +163,9 @@ class _Search:
             return None
         there = KDTree(s.canonical[gone.members]).query(s.canonical[back.members])[0]
         if np.median(there) < 0.03 * s.size:  # the same place in canonical space: the field knows already
+            return None
+        shown = [s.present[part.members].mean(0) > SHOWN for part in (gone, back)]
+        if (shown[0] & shown[1]).sum() > TOGETHER:
             return None
         at_gone, at_back = self._clearest(gone, -1), self._clearest(back, 1)
         a, b = int(s.frames[at_gone]), int(s.frames[at_back])

@@ -47,6 +47,8 @@ class RenderConfig:
 class ExportConfig:
     """What the export stage writes."""
 
+    player: bool = True
+    """Write export/player.html: the moving object on one page, to turn, zoom and scrub in a browser without network."""
     ply: bool = True
     """Write export/ply/frame_0000.ply ... : every frame as a standard 3DGS PLY, row i the same Gaussian in all."""
     report: bool = True

@@ -31,6 +31,7 @@ from dyn4d.io.atomic import atomic_path
 LONGEST = 420  # px: pictures in the page are at most this long a side
 STRIP = 8  # pictures in a strip
 ORBIT_SECONDS = 3.0  # a whole turn in less is hard to follow
+PLAYER = "export/player.html"  # beside the report
 CYCLE_BOUND = 1e-5  # of the object's size
 
 
@@ -359,6 +360,12 @@ def _appendix(content: ReportContent) -> str:
     return out
 
 
+def _player_link(content: ReportContent) -> str:
+    if not any(path == PLAYER for path, _ in content.files):
+        return ""
+    return f'<p class=play><a href="{PLAYER}">Open the player</a>: turn it, zoom, scrub through time.</p>'
+
+
 def build_html(content: ReportContent) -> str:
     """The page as text."""
     style = files("dyn4d.export").joinpath("style.css").read_text(encoding="utf-8")
@@ -373,7 +380,8 @@ def build_html(content: ReportContent) -> str:
         f"<title>{name} · dyn4d</title><style>{style}</style></head><body><main>"
         f"<header><div class=kicker>dyn4d report</div><h1>{name}</h1>"
         "<p>One video of a moving object, and the object in 4D: 3D Gaussians moved by an invertible field.</p></header>"
-        f"{body}<footer>Made by dyn4d. The page holds everything it shows and loads nothing.</footer>"
+        f"{_player_link(content)}{body}"
+        "<footer>Made by dyn4d. The page holds everything it shows and loads nothing.</footer>"
         "</main></body></html>\n"
     )
 

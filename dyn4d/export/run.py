@@ -26,8 +26,9 @@ from dyn4d.export.evaluate import UNKNOWN, Reconstruction, evaluate, object_size
 from dyn4d.export.geometry_pictures import geometry_pictures
 from dyn4d.export.left_out import evaluate_left_out
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
+from dyn4d.export.player import write_player
 from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
-from dyn4d.export.report import FramePictures, ReportContent, find_warnings, write_report
+from dyn4d.export.report import PLAYER, FramePictures, ReportContent, find_warnings, write_report
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
 from dyn4d.export.trails import DrawnTracks, choose_tracks, write_track_movie
@@ -50,6 +51,7 @@ TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least t
 FILES = (
     ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
     ("renders/tracks.mp4", "the input video with trails of points of the object: dashed where they are hidden"),
+    (PLAYER, "the moving object, to turn, zoom and scrub in a browser; no server or network needed"),
     ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
     ("gaussians/canonical.ply", "the Gaussians in canonical space"),
     ("gaussians/field.safetensors", "the field that moves them: dyn4d.deformation.load_field"),
@@ -176,8 +178,8 @@ def export_run(
     clip: Callable[[], Clip] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """The export stage's own folder: `out/ply/frame_0000.ply ...`, `out/tracks.npz`, `out/tracks.png`, and what
-    `config.formats` names. Files that are there already are kept.
+    """The export stage's own folder: `out/player.html`, `out/ply/frame_0000.ply ...`, `out/tracks.npz`,
+    `out/tracks.png`, and what `config.formats` names. Files that are there already are kept.
 
     Args:
         clip: opens all frames of the run's clip; only asked where a format names pictures.
@@ -185,6 +187,8 @@ def export_run(
     progress = progress or SilentProgress()
     result = load_result(run, device)
     out.mkdir(parents=True, exist_ok=True)
+    if config.player and not (out / "player.html").is_file():
+        write_player(out / "player.html", result, name=_title(Path(run)), progress=progress)
     if config.ply:
         write_sequence(result.cloud, result.field, result.timeline, out=out / "ply", progress=progress)
     if config.tracks and not (out / "tracks.png").is_file():
@@ -194,6 +198,12 @@ def export_run(
         frames = sorted({count // 2, max(0, (3 * count) // 4), count - 1})
         write_png(out / "tracks.png", tracks_picture(result, tracks, frames=frames, background=(1.0, 1.0, 1.0)))
     formats.write_formats(formats.FormatJob(run, out, config, result, clip, progress))
+
+
+def _title(run: Path) -> str:
+    """The clip's name, or the run's where the clip is a folder of the run."""
+    name = str(_optional_json(run / "prepare/clip.json").get("name", ""))
+    return name if name not in ("", "clip") else run.resolve().name
 
 
 def renders_aside(

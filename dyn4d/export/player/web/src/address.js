@@ -1,0 +1,41 @@
+// What the address says after #, so that a view can be linked to and pictures can be taken by a program:
+// t (0 to 1) or frame, camera=input|free, right and above (degrees), ui=0, play=1, trails, cameras, canonical,
+// bg (hex), confidence, fade, sharp (pixels of the canvas per CSS pixel), speed. What is not named stays as it is.
+
+const number = (text) => (text !== null && text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : null);
+
+export function readAddress(hash) {
+  const words = new URLSearchParams(hash.replace(/^#/, ""));
+  const found = { state: {} };
+  for (const key of ["trails", "cameras", "canonical", "loop", "follow", "hint"]) {
+    if (words.has(key)) found.state[key] = words.get(key) !== "0";
+  }
+  if (words.has("play")) found.state.playing = words.get("play") !== "0";
+  if (words.has("fade")) found.state.fadeUnseen = words.get("fade") !== "0";
+  if (words.has("camera")) found.state.input = words.get("camera") === "input";
+  const background = words.get("bg") ?? "";
+  if (/^[0-9a-f]{6}$/i.test(background)) found.state.background = `#${background}`;
+  for (const [key, name, low, high] of [
+    ["confidence", "least", 0, 1], ["sharp", "sharp", 0.1, 4], ["speed", "speed", 0.05, 8],
+  ]) {
+    const value = number(words.get(key));
+    if (value !== null) found.state[name] = Math.min(Math.max(value, low), high);
+  }
+  found.ui = words.has("ui") ? words.get("ui") !== "0" : null;
+  found.t = number(words.get("t"));
+  found.frame = number(words.get("frame"));
+  found.right = number(words.get("right"));
+  found.above = number(words.get("above"));
+  return found;
+}
+
+export function applyAddress(player, words) {
+  const { times } = player;
+  if (words.frame !== null) player.seek(times[Math.min(Math.max(Math.round(words.frame), 0), times.length - 1)]);
+  else if (words.t !== null) player.seek(times[0] + words.t * (times.at(-1) - times[0]));
+  player.set(words.state);
+  if (words.right !== null || words.above !== null) player.stage.turn(words.right ?? 0, words.above ?? 0);
+  else if (words.state.input === false) player.stage.home(false);
+  if (words.state.canonical) player.canonical = 1;
+  if (words.ui !== null) document.body.classList.toggle("bare", !words.ui);
+}

@@ -1,0 +1,210 @@
+"""The page in a headless Chromium: what it draws is what our renderer draws, and its buttons do what they say."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+from player_scenes import FRAMES, result
+
+from dyn4d.export.player import write_player
+from dyn4d.export.renders import render_cloud, to_uint8
+from dyn4d.gaussians.warp import move_cloud
+
+if sys.platform == "win32":
+    pytest.skip("the browser is driven over a pipe of POSIX", allow_module_level=True)
+
+from headless import SOFTWARE, Browser, find_chromium
+
+pytestmark = [
+    pytest.mark.external,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine"),
+]
+WIDTH, HEIGHT = 160, 120
+PLAIN = "camera=input&ui=0&bg=808080&sharp=1"
+GREY = (128 / 255,) * 3
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser(WIDTH, HEIGHT) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return write_player(tmp_path_factory.mktemp("player") / "player.html", result(), name="a body")
+
+
+@pytest.fixture
+def opened(browser, page):
+    for seen in (browser.errors, browser.requests):
+        seen.clear()
+    browser.size(WIDTH, HEIGHT)
+    assert browser.open(page, f"{PLAIN}&frame=0") == "ready"
+    yield browser
+    assert browser.errors == []
+    assert all(url.startswith(("file:", "blob:", "data:", "about:")) for url in browser.requests)
+
+
+def psnr(a, b):
+    return -10 * np.log10(max(np.mean((a.astype(float) - b.astype(float)) ** 2) / 255**2, 1e-10))
+
+
+def ours(run, frame, cloud=None):
+    moved = cloud or move_cloud(run.cloud, run.field, float(run.timeline.times[frame]))
+    return to_uint8(render_cloud(moved, run.cameras[frame], GREY).rgb[0])
+
+
+def compare(picture, wanted):
+    """PSNR of the whole picture, and of the part that is not background."""
+    inside = np.abs(wanted.astype(int) - 128).max(-1) > 4
+    assert inside.mean() > 0.1
+    return psnr(picture, wanted), psnr(picture[inside], wanted[inside])
+
+
+def test_input_views_look_like_our_renders(opened):
+    run = result()
+    pictures = {}
+    for frame in (0, FRAMES // 2, FRAMES - 1):
+        opened.go(f"frame={frame}")
+        pictures[frame] = opened.screenshot()
+        whole, inside = compare(pictures[frame], ours(run, frame))
+        assert whole >= 30 and inside >= 25
+    assert psnr(pictures[0], pictures[FRAMES - 1]) < 25  # it moves
+
+
+def test_between_frames_it_moves_smoothly(opened):
+    run = result()
+    opened.go("t=0.25")  # between the second and the third of seven frames
+    moved = move_cloud(run.cloud, run.field, 0.25)
+    cameras = [to_uint8(render_cloud(moved, run.cameras[i], GREY).rgb[0]) for i in (1, 2)]
+    picture = opened.screenshot()
+    assert max(psnr(picture, one) for one in cameras) > 17
+    frame = opened.evaluate("dyn4d.frame")
+    assert frame == pytest.approx(1.5, abs=1e-3)
+
+
+def test_canonical_space(opened):
+    run = result()
+    opened.go("frame=0&canonical=1")
+    assert compare(opened.screenshot(), ours(run, 0, run.cloud))[1] >= 25
+
+
+def test_colours_that_change_with_the_view(browser, tmp_path):
+    run = result(800, frames=3, sh_degree=3)
+    page = write_player(tmp_path / "p.html", run, name="shiny")
+    browser.errors.clear()
+    assert browser.open(page, f"{PLAIN}&frame=2") == "ready"
+    whole, inside = compare(browser.screenshot(), ours(run, 2))
+    assert whole >= 30 and inside >= 25 and browser.errors == []
+
+
+def test_little_seen_gaussians_fade(opened):
+    full = opened.screenshot()
+    opened.go("confidence=1")
+    faded = opened.screenshot()
+    assert np.abs(faded.astype(int) - 128).sum() < 0.7 * np.abs(full.astype(int) - 128).sum()
+    opened.go("confidence=0")
+    assert psnr(opened.screenshot(), full) > 60
+
+
+def test_trails_and_cameras_show_and_hide(opened):
+    opened.go("camera=free&frame=5")
+    plain = opened.screenshot()
+    for word in ("trails", "cameras"):
+        opened.go(f"{word}=1")
+        assert psnr(opened.screenshot(), plain) < 45
+        opened.go(f"{word}=0")
+        assert psnr(opened.screenshot(), plain) > 60
+
+
+def test_time_plays_loops_and_stops(opened):
+    opened.evaluate("dyn4d.set({playing: true, speed: 2})")
+    opened.evaluate("new Promise((r) => { window.seen = []; const t = setInterval(() => seen.push(dyn4d.time), 40);"
+                    " setTimeout(() => { clearInterval(t); r(); }, 2500); })")  # fmt: skip
+    seen = np.array(opened.evaluate("seen"))
+    steps = np.diff(seen)
+    assert (steps > 0).sum() > 5 and (steps < -0.5).sum() >= 1  # onwards, and back to the start
+    opened.evaluate("dyn4d.set({playing: false})")
+    time = opened.evaluate("dyn4d.time")
+    opened.evaluate("new Promise((r) => setTimeout(r, 200))")
+    assert opened.evaluate("dyn4d.time") == time
+
+
+def press(browser, key, **more):
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, **more)
+
+
+def test_keys_and_buttons(opened):
+    opened.go("ui=1&frame=2")
+    press(opened, "ArrowRight")
+    assert opened.evaluate("dyn4d.frame") == 3
+    press(opened, "Home")
+    assert opened.evaluate("dyn4d.frame") == 0
+    press(opened, "t")
+    assert opened.evaluate("dyn4d.state.trails") is True
+    assert opened.evaluate("document.getElementById('trails').getAttribute('aria-pressed')") == "true"
+    press(opened, "?")
+    assert opened.evaluate("document.getElementById('help').hidden") is False
+    press(opened, "Escape")
+    assert opened.evaluate("document.getElementById('help').hidden") is True
+    unnamed = "[...document.querySelectorAll('button,input,select')].filter((n) => !n.ariaLabel && !n.title && " \
+              "!n.closest('label')).map((n) => n.outerHTML)"  # fmt: skip
+    assert opened.evaluate(unnamed) == []
+    opened.evaluate("document.getElementById('trails').click()")
+    assert opened.evaluate("dyn4d.state.trails") is False
+
+
+def test_dragging_leaves_the_input_camera_without_a_jump(opened):
+    before = opened.screenshot()
+    for kind, x in (("mousePressed", 80), ("mouseReleased", 80)):
+        opened.call("Input.dispatchMouseEvent", type=kind, x=x, y=60, button="left", clickCount=1)
+    opened.evaluate("dyn4d.settled()")
+    assert opened.evaluate("dyn4d.state.input") is False
+    assert psnr(opened.screenshot(), before) > 16  # the principal point alone may differ
+    for kind, x in (("mousePressed", 40), ("mouseMoved", 110), ("mouseReleased", 110)):
+        opened.call("Input.dispatchMouseEvent", type=kind, x=x, y=60, button="left", buttons=1, clickCount=1)
+    opened.evaluate("dyn4d.settled()")
+    assert opened.evaluate("dyn4d.angle") > 20
+
+
+def test_the_viewer_is_told_of_sides_that_were_not_filmed(opened):
+    opened.go("ui=1&camera=free&frame=3&right=0")
+    assert opened.evaluate("document.getElementById('unseen').classList.contains('shown')") is False
+    opened.go("right=150")
+    assert opened.evaluate("document.getElementById('unseen').classList.contains('shown')") is True
+    degrees = int(re.match(r"(\d+)°", opened.evaluate("document.getElementById('hint-text').textContent"))[1])
+    assert 110 < degrees < 155
+    opened.go("fade=1")
+    assert opened.evaluate("dyn4d.splats.fade.y") == pytest.approx(1)
+
+
+def test_a_picture_is_saved_as_it_is_seen(opened):
+    size = opened.evaluate("dyn4d.picture().then((blob) => [blob.type, blob.size])")
+    assert size[0] == "image/png" and size[1] > 500
+
+
+def test_one_frame_is_a_picture_to_turn(browser, tmp_path):
+    page = write_player(tmp_path / "p.html", result(300, frames=1), name="still")
+    browser.errors.clear()
+    assert browser.open(page) == "ready"
+    assert browser.evaluate("document.getElementById('play').disabled") is True
+    assert browser.evaluate("dyn4d.state.playing") is False and browser.errors == []
+
+
+def test_damaged_data_are_said_so(browser, page, tmp_path):
+    text = page.read_text(encoding="utf-8")
+    start = text.index('id="data">') + 400
+    broken = tmp_path / "broken.html"
+    broken.write_text(text[:start] + "AAAAAAAA" + text[start + 8 :], encoding="utf-8")
+    assert browser.open(broken) == "failed"
+    assert "cannot be shown" in browser.evaluate("document.getElementById('message').textContent")
+
+
+def test_without_webgl_the_page_says_so(page):
+    with Browser(WIDTH, HEIGHT, flags=(*SOFTWARE, "--disable-3d-apis")) as browser:
+        assert browser.open(page) == "failed"
+        assert "WebGL 2" in browser.evaluate("document.getElementById('message').textContent")
