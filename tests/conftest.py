@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +47,23 @@ def reference() -> Path:
     if not value:
         pytest.skip("DYN4D_REFERENCE is not set: no reference data")
     return Path(value)
+
+
+@pytest.fixture(scope="session")
+def splat_transform() -> Callable[..., None]:
+    """Runs PlayCanvas' splat-transform, an independent reader and writer of splat files, on a source and a target."""
+    folder = os.environ.get("DYN4D_SPLAT_TRANSFORM", "")
+    program = Path(folder) / "node_modules" / ".bin" / "splat-transform" if folder else None
+    found = str(program) if program and program.exists() else shutil.which("splat-transform")
+    if found is None or shutil.which("node") is None:
+        pytest.skip(
+            "splat-transform is not there: npm install --prefix FOLDER @playcanvas/splat-transform, and set "
+            "DYN4D_SPLAT_TRANSFORM=FOLDER"
+        )
+
+    def run(source: Path, target: Path, *options: str) -> None:
+        command = [found, "-q", "-w", *options, str(source), str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+    return run

@@ -9,7 +9,6 @@ from dyn4d.core.errors import InputError
 
 EXTRA = "formats"
 NEEDS = {  # format -> (module, package)
-    "spz": ("gsply", "gsply"),
     "4dgs": ("fourdgs", "fourdgs"),
     "usd": ("pxr", "usd-core"),
     "mesh": ("fast_simplification", "fast-simplification"),

@@ -1,15 +1,14 @@
-"""Frames as SPZ files, a tenth of the size of PLYs: the only module that calls gsply.
+"""Frames as SPZ files, a tenth of the size of PLYs.
 
 SPZ holds right-up-backwards axes (RUB) by its definition, PLYs right-down-forwards (RDF). So y and z are negated on
-writing, and readers that go back to a PLY's axes (splat-transform, Spark, SuperSplat, Niantic's own) have the numbers
-of our PLYs again: the clip's own world. Format: github.com/nianticlabs/spz, version 3 (gzip).
+writing, and readers that go back to a PLY's axes have the numbers of our PLYs again: the clip's own world. Format:
+github.com/nianticlabs/spz, version 3 (gzip).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,15 +18,13 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Field, Progress, SilentProgress
 from dyn4d.core.types import GaussianCloud, Timeline
 from dyn4d.export.frames import moved_frames
+from dyn4d.io import spz
 from dyn4d.io.atomic import atomic_path
-from dyn4d.raster.sh import rotate_sh
+from dyn4d.io.ply import gaussian_rows
 
 POSITION_BITS = 23  # of 24-bit signed fixed point
 FINE_BITS = 16  # positions are stored in steps of at most the object's size over 2 to this, where 24 bits allow it
 MOST_BITS = 24  # after the point, that readers take
-OPACITY_EDGE = 1e-6
-SMALLEST_SCALE = 1e-20
-MOST_DEGREE = 3
 
 
 def fraction_bits(largest: float, size: float) -> int:
@@ -37,15 +34,6 @@ def fraction_bits(largest: float, size: float) -> int:
         return 12
     whole = math.floor(math.log2(largest)) + 1  # largest < 2 ** whole
     return max(1, min(POSITION_BITS - whole, FINE_BITS - math.floor(math.log2(size)), MOST_BITS))
-
-
-def as_rub(cloud: GaussianCloud) -> GaussianCloud:
-    """The cloud turned by half a turn about x: RDF to RUB, or back."""
-    flip = torch.tensor([1.0, -1.0, -1.0], dtype=cloud.means.dtype)
-    turn = torch.diag(flip).to(cloud.sh)
-    sh = rotate_sh(cloud.sh, turn.expand(len(cloud), 3, 3)) if cloud.sh_degree else cloud.sh
-    quats = cloud.quats_wxyz * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=cloud.quats_wxyz.dtype)
-    return replace(cloud, means=cloud.means * flip, quats_wxyz=quats, sh=sh)
 
 
 def write_spz(path: str | Path, cloud: GaussianCloud, *, bits: int | None = None) -> None:
@@ -58,28 +46,18 @@ def write_spz(path: str | Path, cloud: GaussianCloud, *, bits: int | None = None
     Args:
         bits: of the positions, after the point; None chooses by this cloud alone (`fraction_bits`).
     """
-    import gsply
-    from gsply.spz import write_spz as write
-
-    cloud = as_rub(cloud.to("cpu"))
+    rows = gaussian_rows(cloud)
+    furthest = float(cloud.means.abs().max()) if len(cloud) else 0.0
     bits = fraction_bits(*_reach([cloud.means])) if bits is None else bits
-    if len(cloud) and float(cloud.means.abs().max()) * 2.0**bits >= 2**POSITION_BITS:
+    if furthest * 2.0**bits >= 2**POSITION_BITS:
         raise InputError(
-            f"{path}: coordinates of up to {float(cloud.means.abs().max()):.3g} units do not fit SPZ, which ends at "
+            f"{path}: coordinates of up to {furthest:.3g} units do not fit SPZ, which ends at "
             f"{2 ** (POSITION_BITS - bits):,} with {bits} bits after the point; write PLYs instead"
         )
-    coefficients = min((MOST_DEGREE + 1) ** 2, cloud.sh.shape[1])
-    data = gsply.GSData.from_arrays(
-        means=cloud.means.float().numpy(),
-        scales=cloud.scales.double().clamp_min(SMALLEST_SCALE).log().float().numpy(),
-        quats=torch.nn.functional.normalize(cloud.quats_wxyz, dim=-1).float().numpy(),
-        opacities=torch.logit(cloud.opacities.double().clamp(OPACITY_EDGE, 1 - OPACITY_EDGE)).float().numpy(),
-        sh0=cloud.sh[:, 0].float().numpy(),
-        shN=cloud.sh[:, 1:coefficients].float().numpy() if coefficients > 1 else None,
-        format="ply",
-    )
-    with atomic_path(path) as temporary:
-        write(temporary, data, version=3, fractional_bits=bits)
+    degree = min(cloud.sh_degree, spz.MAX_DEGREE)
+    head = spz.Head(spz.VERSION, len(cloud), degree, bits)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        spz.write(stream, head, spz.encode(rows, degree, bits, sh_bits=(8, 8)))
 
 
 def write_spz_sequence(

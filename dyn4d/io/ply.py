@@ -81,6 +81,11 @@ def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
 
     Opacities are kept 1e-7 off 0 and 1, whose logits are infinite; quaternions are written with length 1.
     """
+    _write(path, gaussian_rows(cloud))
+
+
+def gaussian_rows(cloud: GaussianCloud) -> np.ndarray:
+    """A cloud as the records (N,) of a 3DGS PLY, little-endian float32; see `write_ply`."""
     count = len(cloud)
     rest = _array(cloud.sh[:, 1:].transpose(1, 2).reshape(count, 3 * (cloud.sh.shape[1] - 1)).float())
     opacity = cloud.opacities.double().clamp(OPACITY_EDGE, 1 - OPACITY_EDGE)
@@ -98,7 +103,7 @@ def write_ply(path: str | Path, cloud: GaussianCloud) -> None:
     names = [name for group, _ in columns for name in group]
     table = np.concatenate([values.astype("<f4") for _, values in columns], axis=1)
     # All fields are floats in a row: the table already has the bytes of the records.
-    _write(path, np.ascontiguousarray(table).view([(name, "<f4") for name in names]).reshape(count))
+    return np.ascontiguousarray(table).view([(name, "<f4") for name in names]).reshape(count)
 
 
 def write_points_ply(

@@ -33,7 +33,7 @@ MAX_DEGREE = 3
 MOST_FRACTION_BITS = 23
 _HEAD = struct.Struct("<4sIIBBBB")
 _HEAD4 = struct.Struct("<4sIIBBBBI12x")
-_SH_BITS = (5, 4)  # kept of degree 1, of the others
+USUAL_SH_BITS = (5, 4)  # kept of degree 1 and of the others, as by the format's own writer
 _COLOUR = 0.15 * 255  # bytes a unit of f_dc
 _MOST_ROWS = 1 << 28
 
@@ -259,8 +259,11 @@ def fraction_bits(furthest: float) -> int:
     return bits
 
 
-def encode(rows: np.ndarray, degree: int, bits: int, *, turn: bool = True) -> dict[str, np.ndarray]:
-    """Gaussians with the fields of a PLY -> bytes (N, size) by attribute."""
+def encode(
+    rows: np.ndarray, degree: int, bits: int, *, turn: bool = True, sh_bits: tuple[int, int] = USUAL_SH_BITS
+) -> dict[str, np.ndarray]:
+    """Gaussians with the fields of a PLY -> bytes (N, size) by attribute. `sh_bits`: of 8, those that are kept of
+    harmonics of degree 1 and of the others; fewer pack better."""
     flip = -1 if turn else 1
     xyz = pf.columns(rows, pf.POSITION, np.float64) * [1, flip, flip]
     fixed = np.round(xyz * (1 << bits)).astype(np.int32)
@@ -270,15 +273,15 @@ def encode(rows: np.ndarray, degree: int, bits: int, *, turn: bool = True) -> di
         "position": np.stack([fixed & 255, (fixed >> 8) & 255, (fixed >> 16) & 255], axis=-1).reshape(-1, 9),
         "alpha": pf.opacities(rows)[:, None] * 255, "colour": colours, "scale": logs,
         "rotation": _encode_rotation(pf.unit_quats(rows) * np.array([1, 1, flip, flip], np.float32)),
-        "sh": _encode_sh(rows, degree, turn),
+        "sh": _encode_sh(rows, degree, turn, sh_bits),
     }  # fmt: skip
     return {name: np.clip(np.round(values), 0, 255).astype(np.uint8) for name, values in out.items()}
 
 
-def _encode_sh(rows: np.ndarray, degree: int, turn: bool) -> np.ndarray:
+def _encode_sh(rows: np.ndarray, degree: int, turn: bool, sh_bits: tuple[int, int]) -> np.ndarray:
     per = pf.REST_COUNTS[degree] // 3
     sh = pf.columns(rows, pf.rest_names(3 * per)).reshape(len(rows), 3, per).transpose(0, 2, 1) * _signs(per, turn)
-    step = np.where(np.arange(per) < 3, 1 << (8 - _SH_BITS[0]), 1 << (8 - _SH_BITS[1]))[:, None]
+    step = np.where(np.arange(per) < 3, 1 << (8 - sh_bits[0]), 1 << (8 - sh_bits[1]))[:, None]
     whole = np.round(sh * 128) + 128
     return (np.floor((whole + step / 2) / step) * step).reshape(len(rows), 3 * per)
 

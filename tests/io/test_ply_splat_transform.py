@@ -5,9 +5,6 @@ It is an npm package: `npm install --prefix FOLDER @playcanvas/splat-transform`,
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +22,9 @@ pytestmark = pytest.mark.external
 
 
 @pytest.fixture(scope="module")
-def transform():
-    folder = os.environ.get("DYN4D_SPLAT_TRANSFORM", "")
-    program = Path(folder) / "node_modules" / ".bin" / "splat-transform" if folder else None
-    found = str(program) if program and program.exists() else shutil.which("splat-transform")
-    if found is None or shutil.which("node") is None:
-        pytest.skip("splat-transform is not there: npm install --prefix FOLDER @playcanvas/splat-transform, and set "
-                    "DYN4D_SPLAT_TRANSFORM=FOLDER")  # fmt: skip
-
+def transform(splat_transform):
     def run(source: Path, target: Path, *options: str) -> np.ndarray:
-        done = subprocess.run([found, "-q", "-w", *options, str(source), str(target)], capture_output=True, text=True,
-                              check=False, timeout=120)  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        splat_transform(source, target, *options)
         return open_rows(target, turn_spz=False).whole()
 
     return run
