@@ -303,7 +303,7 @@ def summarise_run(
     }
     content = ReportContent(
         name=clip.name,
-        facts=(*_facts(clip, result), *facts),
+        facts=(*_facts(clip, result), *_found_again(deformation), *facts),
         metrics=figures,
         evaluation=evaluation,
         frames=compare_frames(result, clip, count=config.report_frames, background=background),
@@ -332,6 +332,13 @@ def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
         ("frames", f"{frames}, {result.timeline.fps:.3g} a second"),
         ("Gaussians", f"{len(result.cloud):,}, colours of degree {result.cloud.sh_degree}"),
     ]
+
+
+def _found_again(deformation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the fit says of parts that went out of sight and came out elsewhere."""
+    frames = [(found["gone"], found["back"]) for found in deformation.get("reunions", ()) if found["followed"]]
+    text = "; ".join(f"what hid after frame {gone} is what came out before frame {back}" for gone, back in sorted(frames))
+    return [("found again", text)] if frames else []
 
 
 def evaluate_run(
