@@ -34,7 +34,8 @@ def run(tmp_path):
     shown = {"mpsnr": 40.0, "psnr": 41.0, "mssim": 0.99, "iou": 0.99, "per_frame": [{"frame": 0, "mpsnr": 40.0}]}
     curves = {"l1": [[0, 1.0], [20, 0.5]], "count": [[0, 300], [20, 300]]}
     write_json(folder / "gaussians/metrics.json", {"background": GREY, "input": shown, "count": 300, "curves": curves})
-    write_json(folder / "deformation/metrics.json", {"cycle": {"max_rel": 0.0}, "curves": {}})
+    reunions = [{"gone": 2, "back": 5, "followed": True}, {"gone": 1, "back": 4, "followed": False}]
+    write_json(folder / "deformation/metrics.json", {"cycle": {"max_rel": 0.0}, "curves": {}, "reunions": reunions})
     return folder
 
 
@@ -87,6 +88,11 @@ def test_render_export_and_summary(run, tmp_path):
     for text in ("Moving", "Against the input", "Tracks", "Number of Gaussians", "frame 1 is dark", "seed: 0",
                  "Cameras and motion", "Cameras of 4 frames", "4 px and more", "motion: 50% of"):  # fmt: skip
         assert text in page
+    assert (
+        "hid after frame 2 is what came out before frame 5" in page
+       
+    assert "hid after frame 1 " not in page, "the fit refused that one"
+    )
     assert '<a href="export/player.html">' in page and (run / "export/player.html").stat().st_size > 1e6
     assert "http:" not in page and "https:" not in page and "<script" not in page
 
