@@ -222,7 +222,7 @@ class _Search:
         if len(rows) < 5:
             return 0.0
         anchor = s.world[rows, at_gone]
-        distance, index = KDTree(source.numpy()).query(anchor)
+        distance, index = (np.asarray(column) for column in KDTree(source.numpy()).query(anchor))
         close = (distance < 0.05 * s.size) & (distance > 0.005 * s.size)
         if close.sum() < 5:
             return 0.0

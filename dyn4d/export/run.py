@@ -337,7 +337,9 @@ def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
 def _found_again(deformation: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the fit says of parts that went out of sight and came out elsewhere."""
     frames = [(found["gone"], found["back"]) for found in deformation.get("reunions", ()) if found["followed"]]
-    text = "; ".join(f"what hid after frame {gone} is what came out before frame {back}" for gone, back in sorted(frames))
+    text = "; ".join(
+        f"what hid after frame {gone} is what came out before frame {back}" for gone, back in sorted(frames)
+    )
     return [("found again", text)] if frames else []
 
 

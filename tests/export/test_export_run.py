@@ -88,11 +88,8 @@ def test_render_export_and_summary(run, tmp_path):
     for text in ("Moving", "Against the input", "Tracks", "Number of Gaussians", "frame 1 is dark", "seed: 0",
                  "Cameras and motion", "Cameras of 4 frames", "4 px and more", "motion: 50% of"):  # fmt: skip
         assert text in page
-    assert (
-        "hid after frame 2 is what came out before frame 5" in page
-       
+    assert "hid after frame 2 is what came out before frame 5" in page
     assert "hid after frame 1 " not in page, "the fit refused that one"
-    )
     assert '<a href="export/player.html">' in page and (run / "export/player.html").stat().st_size > 1e6
     assert "http:" not in page and "https:" not in page and "<script" not in page
 
