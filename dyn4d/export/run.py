@@ -27,7 +27,7 @@ from dyn4d.export.geometry_pictures import geometry_pictures
 from dyn4d.export.left_out import evaluate_left_out
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.player import write_player
-from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
+from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_movies, write_renders
 from dyn4d.export.report import PLAYER, FramePictures, ReportContent, find_warnings, write_report
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
@@ -51,6 +51,7 @@ TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least t
 FILES = (
     ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
     ("renders/tracks.mp4", "the input video with trails of points of the object: dashed where they are hidden"),
+    ("renders/*.mp4, *.gif, *_alpha/", "on request: more paths, frozen time, depth, confidence; GIFs; PNGs with alpha"),
     (PLAYER, "the moving object, to turn, zoom and scrub in a browser; no server or network needed"),
     ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
     ("gaussians/canonical.ply", "the Gaussians in canonical space"),
@@ -116,12 +117,13 @@ def render_run(
     """The render stage: fill `out` with pictures and videos, going on where an interrupted call stopped.
 
     Args:
-        clip: all frames of the run's clip, which tracks are drawn over; without it they are left out.
+        clip: all frames of the run's clip, which tracks are drawn over; without it they are left out, and asking for
+            compare is an `InputError`.
     """
     result = load_result(run, device)
     videos = write_renders(
         result.cloud, result.field, result.timeline, cameras=result.cameras, out=out, config=config,
-        clip_colour=result.background, progress=progress,
+        clip_colour=result.background, clip=clip, progress=progress,
     )  # fmt: skip
     tracks = load_drawn_tracks(Path(run), before=config.tracks_before) if "tracks" in config.which else []
     if clip is not None and tracks:
@@ -129,6 +131,9 @@ def render_run(
             clip, result.timeline, result.cameras, tracks, out=out, trail=config.trail,
             fps=config.fps or result.timeline.fps, progress=progress,
         )  # fmt: skip
+        if config.gif:
+            count, fps = len(result.timeline), config.fps or result.timeline.fps
+            write_movies(out, "tracks", count, fps, gif=True, changed=False)
         videos.append(video)
     return videos
 
