@@ -28,7 +28,7 @@ def _table(name: int) -> tuple[tuple[int, int, int], ...]:
 
 
 VIRIDIS = _table(cv2.COLORMAP_VIRIDIS)  # both are perceptually even and rise in lightness
-INFERNO = _table(cv2.COLORMAP_INFERNO)
+PLASMA = _table(cv2.COLORMAP_PLASMA)
 
 
 @dataclass(frozen=True)
@@ -132,4 +132,4 @@ class Painter:
             place = (self.scale.far - depth) / max(self.scale.far - self.scale.near, 1e-12)
             return colour_map(place, VIRIDIS), (alpha > SOLID) & (depth > 0)
         grey = drawn.rgb[0, ..., 0].cpu().numpy() - (1 - alpha) * self.background[0]
-        return colour_map(grey / np.maximum(alpha, 1e-4), INFERNO), alpha > SOLID
+        return colour_map(grey / np.maximum(alpha, 1e-4), PLASMA), alpha > SOLID

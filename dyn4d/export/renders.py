@@ -25,9 +25,7 @@ from dyn4d.io.video import write_mp4
 from dyn4d.raster import rasterization
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
-BULLET_PICTURES = (
-    72  # of the frozen moment: three seconds at 24 a second, 5 degrees apart in a full turn
-)
+BULLET_PICTURES = 72  # of the frozen moment: three seconds at 24 a second, 5 degrees apart in a full turn
 
 
 @torch.no_grad()

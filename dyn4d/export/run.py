@@ -51,7 +51,6 @@ TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least t
 FILES = (
     ("renders/input.mp4, fixed.mp4, orbit.mp4", "videos, with their frames as PNGs in folders of the same names"),
     ("renders/tracks.mp4", "the input video with trails of points of the object: dashed where they are hidden"),
-    ("renders/*.mp4, *.gif, *_alpha/", "on request: more paths, frozen time, depth, confidence; GIFs; PNGs with alpha"),
     (PLAYER, "the moving object, to turn, zoom and scrub in a browser; no server or network needed"),
     ("export/ply/frame_0000.ply ...", "every frame as a standard 3DGS PLY; drop them all on an editor to play them"),
     ("gaussians/canonical.ply", "the Gaussians in canonical space"),
