@@ -22,6 +22,7 @@ from typing import Any
 from dyn4d import __version__, stagework
 from dyn4d.config import NAMED_INPUTS, Config, as_plain, dump_config, load_config
 from dyn4d.core.errors import InputError
+from dyn4d.export.config import DEFAULT_RENDERS
 from dyn4d.export.requirements import require_formats
 from dyn4d.io.atomic import atomic_path
 from dyn4d.progress import QuietProgress, WarningHandler
@@ -117,8 +118,10 @@ def _report_files(config: Config) -> tuple[str, ...]:
     return ("metrics.json", "report.html") if config.export.report else ("metrics.json",)
 
 
-def _pictures_only(config: Config) -> dict[str, Any]:
-    return {"render": as_plain(config.render)}
+def _render_settings(config: Config) -> dict[str, Any]:
+    """Without what is to be made, which are parts. `which` has one value, so that the keys of older runs hold."""
+    settings = {k: v for k, v in as_plain(config.render).items() if k not in ("bullet_frame", "gif", "alpha")}
+    return {"render": {**settings, "which": list(DEFAULT_RENDERS)}}
 
 
 STAGES: tuple[Stage, ...] = (
@@ -129,7 +132,10 @@ STAGES: tuple[Stage, ...] = (
         "gaussians", "gaussians", ("geometry", "deform"), _sections("gaussians"), stagework.gaussians,
         finish=stagework.forget_evaluation,
     ),
-    Stage("render", "renders", ("gaussians",), _pictures_only, stagework.render),
+    Stage(
+        "render", "renders", ("gaussians",), _render_settings, stagework.render,
+        parts=lambda config: config.render.parts(),
+    ),
     Stage(
         "export", "export", ("gaussians", "render"), _export_settings, stagework.export,
         finish=stagework.summarise, beside=_report_files, parts=lambda config: config.export.formats,

@@ -320,11 +320,11 @@ def forget_evaluation(run: RunFolder, config: Any, state: RunState) -> None:
 
 
 def render(ctx: StageContext) -> None:
-    """Pictures and videos from the input's cameras, a fixed one and an orbit, and tracks over the input's pictures."""
+    """Pictures and videos of the Gaussians from the input's cameras and others, and over the input's pictures."""
     from dyn4d.export.run import render_run
 
     config: Config = ctx.config
-    clip = open_whole_clip(config) if "tracks" in config.render.which else None
+    clip = open_whole_clip(config) if {"tracks", "compare"} & set(config.render.which) else None
     render_run(
         ctx.run.root, ctx.out, config.render, clip=clip, device=device_of(config), progress=ctx.progress
     )  # fmt: skip

@@ -17,6 +17,7 @@ import yaml
 
 from dyn4d.config import Config, Options, from_plain, load_config, load_preset, with_clip
 from dyn4d.core.errors import InputError, RunError
+from dyn4d.export.config import RenderConfig
 from dyn4d.io.cameras_json import read_cameras
 from dyn4d.io.clips import load_clip
 from dyn4d.pipeline import STAGES, clip_fingerprint, run_all, run_eval, run_prepare, run_stage, run_status
@@ -157,8 +158,8 @@ def test_a_later_stage_alone_and_what_it_makes_stale(run: Path, tmp_path: Path) 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     config = load_config(copy / "config.yaml")
-    dark = dataclasses.replace(config, render=dataclasses.replace(config.render, which=("fixed",)))
-    with pytest.raises(InputError, match=r"render\.which"):
+    dark = dataclasses.replace(config, render=RenderConfig(which=("fixed",), background="black"))
+    with pytest.raises(InputError, match=r"render\.background"):
         run_stage("render", copy, config=dark)
     run_stage("render", copy, config=dark, overwrite=True)
     assert (copy / "renders" / "fixed.mp4").is_file() and not (copy / "renders" / "input.mp4").exists()
@@ -169,6 +170,20 @@ def test_a_later_stage_alone_and_what_it_makes_stale(run: Path, tmp_path: Path) 
         run_stage("export", copy)
     run_stage("export", copy, overwrite=True)
     assert all(one.status == "done" for one in run_status(copy)[0])
+
+
+def test_renders_are_added_to_a_finished_stage(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = load_config(copy / "config.yaml")
+    kept = {path: path.stat().st_mtime_ns for path in (copy / "renders").rglob("*.*") if path.name != MARKER}
+    more = dataclasses.replace(config, render=RenderConfig(which=("dolly", "depth"), gif=True, alpha=True))
+    run_stage("render", copy, config=more)
+    for name in ("dolly.mp4", "dolly.gif", "dolly_alpha/000000.png", "depth/000000.png", "depth.json", "input.mp4"):
+        assert (copy / "renders" / name).is_file(), name
+    assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
+    assert not (copy / "renders/fixed.gif").exists()
+    assert all(one.status == "done" for one in run_status(copy)[0])  # the report stays valid
 
 
 def test_a_deleted_report_is_written_again_without_retraining(run: Path, tmp_path: Path) -> None:

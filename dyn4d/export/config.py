@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-RenderName = Literal["input", "fixed", "orbit", "tracks"]
-RENDER_NAMES: tuple[RenderName, ...] = ("input", "fixed", "orbit", "tracks")
+RenderName = Literal["input", "fixed", "orbit", "tracks", "spiral", "dolly", "bullet", "compare", "depth", "confidence"]
+RENDER_NAMES: tuple[RenderName, ...] = (
+    "input", "fixed", "orbit", "tracks", "spiral", "dolly", "bullet", "compare", "depth", "confidence",
+)  # fmt: skip
+DEFAULT_RENDERS: tuple[RenderName, ...] = ("input", "fixed", "orbit", "tracks")
+OPAQUE: tuple[RenderName, ...] = ("tracks", "compare")  # show the clip's own pictures
 FormatName = Literal["cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames"]
 FORMAT_NAMES: tuple[FormatName, ...] = (
     "cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames",
@@ -17,9 +21,18 @@ FORMAT_NAMES: tuple[FormatName, ...] = (
 class RenderConfig:
     """The pictures and videos of the render stage, one picture for each frame of the clip."""
 
-    which: tuple[RenderName, ...] = RENDER_NAMES
+    which: tuple[RenderName, ...] = DEFAULT_RENDERS
     """input: the clip's own cameras. fixed: the middle camera at all times. orbit: round the object as time plays.
-    tracks: the input video with trails of points of the object."""
+    tracks: the input video with trails of points of the object. spiral: the orbit, also up and down. dolly: towards
+    the object and back. bullet: round it while time stands still. compare: the input video beside the input's views.
+    depth: distance from the clip's own cameras, near is bright. confidence: the orbit, well-seen parts bright. A
+    finished stage gets those added that it lacks."""
+    bullet_frame: int = -1
+    """Of bullet: the clip's frame, from 0, at which time stands still; -1: the middle one."""
+    gif: bool = False
+    """Each video also as an animated GIF of at most 480 pixels."""
+    alpha: bool = False
+    """Pictures also as PNGs with a transparent background, in <name>_alpha/; not of tracks and compare."""
     orbit_turns: float = 1.0
     """Full turns of the orbit over the clip; negative turns the other way."""
     fps: float = 0.0
@@ -33,14 +46,30 @@ class RenderConfig:
 
     def __post_init__(self) -> None:
         if not self.which:
-            raise ValueError("render.which must name at least one of input, fixed, orbit, tracks")
+            raise ValueError(f"render.which must name at least one of {', '.join(RENDER_NAMES)}")
         for name in self.which:
             if name not in RENDER_NAMES:
-                raise ValueError(f"render.which: {name!r} is not one of input, fixed, orbit, tracks")
+                raise ValueError(f"render.which: {name!r} is not one of {', '.join(RENDER_NAMES)}")
+        if self.bullet_frame < -1:
+            raise ValueError(f"render.bullet_frame must be a frame from 0, or -1 (middle), not {self.bullet_frame}")
         if self.trail < 0:
             raise ValueError(f"render.trail must not be negative, but is {self.trail}")
         if not 0 <= self.fps <= 240:
             raise ValueError(f"render.fps must be between 0 (the clip's own) and 240, not {self.fps}")
+
+    def file_name(self, name: RenderName) -> str:
+        """What the folder and the video of a render are called. Bullets of several frames lie beside each other."""
+        return f"bullet_{self.bullet_frame:06d}" if name == "bullet" and self.bullet_frame >= 0 else name
+
+    def parts(self) -> tuple[str, ...]:
+        """What is asked for, each independent of the others: renders, GIFs of them, their pictures with alpha."""
+        out: list[str] = []
+        for name in dict.fromkeys(self.which):
+            file = self.file_name(name)
+            out.append(file)
+            out += [f"{file}.gif"] if self.gif else []
+            out += [f"{file}_alpha"] if self.alpha and name not in OPAQUE else []
+        return tuple(out)
 
 
 @dataclass(frozen=True)

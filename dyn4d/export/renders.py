@@ -1,25 +1,31 @@
-"""Renders of the moving Gaussians: the input's views, a fixed view and an orbit, as PNGs and videos."""
+"""Renders of the moving Gaussians: the input's views, other paths, frozen time, maps, as PNGs, videos and GIFs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Field, Progress, SilentProgress
-from dyn4d.core.types import Camera, GaussianCloud, RenderOutput, Timeline
-from dyn4d.export.config import RenderConfig
-from dyn4d.export.views import Extent, fill_poses, fixed_view, orbit_views
+from dyn4d.core.types import Camera, Clip, GaussianCloud, RenderOutput, Timeline
+from dyn4d.export.config import OPAQUE, RenderConfig, RenderName
+from dyn4d.export.paint import Painter, confidence_cloud, depth_scale
+from dyn4d.export.paint import to_uint8 as to_uint8
+from dyn4d.export.views import Extent, bullet_views, dolly_views, fill_poses, fixed_view, orbit_views, spiral_views
 from dyn4d.gaussians.warp import move_cloud
+from dyn4d.io.atomic import write_json
+from dyn4d.io.gif import write_gif
 from dyn4d.io.images import read_rgb, write_png
 from dyn4d.io.video import write_mp4
 from dyn4d.raster import rasterization
 
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
+BULLET_PICTURES = 72  # of the frozen moment: three seconds at 24 a second, 5 degrees apart in a full turn
 
 
 @torch.no_grad()
@@ -40,11 +46,6 @@ def render_cloud(cloud: GaussianCloud, camera: Camera, background: Tensor | tupl
     )  # fmt: skip
     depth = torch.where(alpha > 1e-4, drawn[..., 3:4], torch.zeros_like(alpha))
     return RenderOutput(drawn[..., :3], alpha, depth, info["means2d"], info["radii"])
-
-
-def to_uint8(rgb: Tensor) -> np.ndarray:
-    """Colours (..., 3) in [0, 1] -> uint8, clamped and rounded."""
-    return (rgb.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def background_colour(config: RenderConfig, clip_colour: tuple[float, ...] | list[float] | None) -> tuple[float, ...]:
@@ -76,27 +77,71 @@ def find_extent(cloud: GaussianCloud, field: Field, times: np.ndarray, *, most: 
     return Extent(torch.from_numpy(path), radius, torch.cat(corners))
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One render: N pictures, each of one clip frame's time from its own camera.
+
+    Attributes:
+        name: its kind. file: what its folder and its video are called. cameras: N. frames: N frames of the clip.
+    """
+
+    name: RenderName
+    file: str
+    cameras: Camera
+    frames: tuple[int, ...]
+
+    def folders(self, config: RenderConfig) -> tuple[str, ...]:
+        """The folders that hold its pictures."""
+        return (self.file, f"{self.file}_alpha") if config.alpha and self.name not in OPAQUE else (self.file,)
+
+
+def frozen_frame(config: RenderConfig, count: int) -> int:
+    """The frame at which bullet stops time. Raises `InputError` where the clip has no such frame."""
+    if config.bullet_frame >= count:
+        raise InputError(f"render.bullet_frame: {config.bullet_frame}, but the clip has frames 0 to {count - 1}")
+    return config.bullet_frame if config.bullet_frame >= 0 else count // 2
+
+
 def render_views(
     cloud: GaussianCloud, field: Field, timeline: Timeline, *, cameras: Camera, config: RenderConfig
-) -> dict[str, Camera]:
-    """The F cameras of each render that the options name."""
-    count = len(timeline)
+) -> dict[RenderName, Camera]:
+    """The cameras of each render that the options name: one a frame of the clip, `BULLET_PICTURES` of bullet."""
+    count, turns = len(timeline), config.orbit_turns
     filled = fill_poses(cameras)
-    views: dict[str, Camera] = {}
     extent = find_extent(cloud, field, timeline.times)
+    views: dict[RenderName, Camera] = {}
     for name in config.which:
         if name == "tracks":  # drawn over the clip's own pictures, in `trails`
             continue
-        if name == "input":
+        if name in ("input", "compare", "depth"):
             views[name] = filled
         elif name == "fixed":
             fixed = fixed_view(filled, extent)
             views[name] = replace(
                 fixed, K=fixed.K.expand(count, 3, 3), world_from_cam=fixed.world_from_cam.expand(count, 4, 4)
             )
+        elif name == "spiral":
+            views[name] = spiral_views(filled, extent, turns=turns)
+        elif name == "dolly":
+            views[name] = dolly_views(filled, extent)
+        elif name == "bullet":
+            frame = frozen_frame(config, count)
+            views[name] = bullet_views(filled, extent, frame=frame, turns=turns, count=BULLET_PICTURES)
         else:
-            views[name] = orbit_views(filled, extent, turns=config.orbit_turns)
+            views[name] = orbit_views(filled, extent, turns=turns)
     return views
+
+
+def plan_shots(
+    cloud: GaussianCloud, field: Field, timeline: Timeline, *, cameras: Camera, config: RenderConfig
+) -> list[Shot]:
+    """The renders that the options name, without the trails of tracks."""
+    count = len(timeline)
+    shots = []
+    for name, path in render_views(cloud, field, timeline, cameras=cameras, config=config).items():
+        frames = (frozen_frame(config, count),) * len(path) if name == "bullet" else tuple(range(count))
+        shots.append(Shot(name, config.file_name(name), path, frames))
+    return shots
 
 
 def is_whole(path: Path) -> bool:
@@ -113,9 +158,11 @@ def write_renders(
     out: Path,
     config: RenderConfig,
     clip_colour: tuple[float, ...] | list[float] | None = None,
+    clip: Clip | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Write `out/{input,fixed,orbit}/000000.png ...` for each clip frame and `out/{input,fixed,orbit}.mp4`.
+    """Write `out/<name>/000000.png ...` and `out/<name>.mp4` of each render that the options name but tracks, and
+    on request `out/<name>.gif` and `out/<name>_alpha/000000.png ...`. Depth leaves its scale in `out/depth.json`.
 
     Pictures that are already there are kept: an interrupted run goes on from the first missing one.
 
@@ -124,31 +171,83 @@ def write_renders(
         cameras: F cameras; those without a pose are interpolated.
         out: the folder to fill (the caller renames it when all is done).
         clip_colour: colour outside the clip's masks, for `background: clip`.
+        clip: all F frames of the clip, for compare.
 
     Returns:
         the videos.
+
+    Raises:
+        InputError: compare without a clip or with another one, confidence where the cloud has none, a frame to freeze
+            that the clip has not.
     """
-    progress = progress or SilentProgress()
-    background = background_colour(config, clip_colour)
-    views = render_views(cloud, field, timeline, cameras=cameras, config=config)
-    for name in views:
-        (out / name).mkdir(parents=True, exist_ok=True)
-    missing = {i: [n for n in views if not is_whole(out / n / f"{i:06d}.png")] for i in range(len(timeline))}
-    todo = [i for i, names in missing.items() if names]
-    progress.start("render", len(timeline), len(timeline) - len(todo))
-    for index in todo:
-        moved = move_cloud(cloud, field, float(timeline.times[index]))
-        for name in missing[index]:
-            picture = render_cloud(moved, views[name][index], background).rgb[0]
-            write_png(out / name / f"{index:06d}.png", to_uint8(picture))
-        progress.update()
-    progress.finish()
+    if "compare" in config.which:
+        _check_clip(clip, len(timeline))
+    shots = plan_shots(cloud, field, timeline, cameras=cameras, config=config)
+    scale = None
+    if "depth" in config.which:
+        scale = depth_scale(cloud, field, timeline, fill_poses(cameras))
+    painter = Painter(background_colour(config, clip_colour), scale, clip)
+    redrawn = {shot.file for shot in shots if _missing(out, (shot.file,), len(shot.frames))}
+    _draw(cloud, field, timeline, shots=shots, painter=painter, out=out, config=config, progress=progress)
+    if scale is not None:
+        write_json(out / "depth.json", {"near": scale.near, "far": scale.far, "colours": "viridis, near is bright"})
     fps = config.fps or timeline.fps
-    videos = []
-    for name in views:
-        write_mp4(out / f"{name}.mp4", stored_pictures(out / name, len(timeline)), fps)
-        videos.append(out / f"{name}.mp4")
-    return videos
+    for shot in shots:
+        write_movies(out, shot.file, len(shot.frames), fps, gif=config.gif, changed=shot.file in redrawn)
+    return [out / f"{shot.file}.mp4" for shot in shots]
+
+
+def _draw(
+    cloud: GaussianCloud, field: Field, timeline: Timeline, *, shots: Sequence[Shot], painter: Painter, out: Path,
+    config: RenderConfig, progress: Progress | None,
+) -> None:  # fmt: skip
+    """All pictures that are missing. The cloud is moved once for each time."""
+    rated = confidence_cloud(cloud) if "confidence" in config.which else None
+    by_frame: dict[int, list[tuple[Shot, int]]] = {}
+    for shot in shots:
+        for i in _missing(out, shot.folders(config), len(shot.frames)):
+            by_frame.setdefault(shot.frames[i], []).append((shot, i))
+    total, missing = sum(len(shot.frames) for shot in shots), sum(map(len, by_frame.values()))
+    progress = progress or SilentProgress()
+    progress.start("render", total, total - missing)
+    for frame in sorted(by_frame):
+        moved = move_cloud(cloud, field, float(timeline.times[frame]))
+        # the same Gaussians in the same order, so that the confidence can take the place of the colours
+        grey = replace(moved, sh=rated.sh) if rated is not None else moved
+        for shot, i in by_frame[frame]:
+            drawn = render_cloud(grey if shot.name == "confidence" else moved, shot.cameras[i], painter.background)
+            for folder in shot.folders(config):
+                path = out / folder / f"{i:06d}.png"
+                if not is_whole(path):
+                    opaque = folder == shot.file
+                    write_png(
+                        path,
+                        painter.opaque(shot.name, drawn, frame) if opaque else painter.transparent(shot.name, drawn),
+                    )
+            progress.update()
+    progress.finish()
+
+
+def _check_clip(clip: Clip | None, count: int) -> None:
+    if clip is None:
+        raise InputError("render.which: compare needs the clip's pictures; give the clip, or leave compare out")
+    if len(clip) != count:
+        raise InputError(f"render.which: compare: the clip has {len(clip)} frames, the run {count}; leave compare out")
+
+
+def _missing(out: Path, folders: Sequence[str], count: int) -> list[int]:
+    """The pictures that are not in all of these folders."""
+    return [i for i in range(count) if not all(is_whole(out / name / f"{i:06d}.png") for name in folders)]
+
+
+def write_movies(out: Path, name: str, count: int, fps: float, *, gif: bool, changed: bool = True) -> None:
+    """`out/<name>.mp4`, and `out/<name>.gif` on request, from `out/<name>/000000.png ...`. Those that are there are
+    kept unless pictures have `changed`."""
+    video, animation = out / f"{name}.mp4", out / f"{name}.gif"
+    if changed or not is_whole(video):
+        write_mp4(video, stored_pictures(out / name, count), fps)
+    if gif and (changed or not is_whole(animation)):
+        write_gif(animation, stored_pictures(out / name, count), count, fps)
 
 
 def stored_pictures(folder: Path, count: int) -> Iterator[np.ndarray]:

@@ -27,7 +27,7 @@ from dyn4d.export.geometry_pictures import geometry_pictures
 from dyn4d.export.left_out import evaluate_left_out
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.player import write_player
-from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_renders
+from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_movies, write_renders
 from dyn4d.export.report import PLAYER, FramePictures, ReportContent, find_warnings, write_report
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
@@ -116,12 +116,13 @@ def render_run(
     """The render stage: fill `out` with pictures and videos, going on where an interrupted call stopped.
 
     Args:
-        clip: all frames of the run's clip, which tracks are drawn over; without it they are left out.
+        clip: all frames of the run's clip, which tracks are drawn over; without it they are left out, and asking for
+            compare is an `InputError`.
     """
     result = load_result(run, device)
     videos = write_renders(
         result.cloud, result.field, result.timeline, cameras=result.cameras, out=out, config=config,
-        clip_colour=result.background, progress=progress,
+        clip_colour=result.background, clip=clip, progress=progress,
     )  # fmt: skip
     tracks = load_drawn_tracks(Path(run), before=config.tracks_before) if "tracks" in config.which else []
     if clip is not None and tracks:
@@ -129,6 +130,9 @@ def render_run(
             clip, result.timeline, result.cameras, tracks, out=out, trail=config.trail,
             fps=config.fps or result.timeline.fps, progress=progress,
         )  # fmt: skip
+        if config.gif:
+            count, fps = len(result.timeline), config.fps or result.timeline.fps
+            write_movies(out, "tracks", count, fps, gif=True, changed=False)
         videos.append(video)
     return videos
 

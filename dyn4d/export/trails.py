@@ -145,5 +145,6 @@ def write_track_movie(
         progress.update()
     progress.finish()
     video = out / "tracks.mp4"
-    write_mp4(video, stored_pictures(folder, len(timeline)), fps)
+    if todo or not is_whole(video):
+        write_mp4(video, stored_pictures(folder, len(timeline)), fps)
     return video

@@ -1,7 +1,8 @@
-"""Cameras to look at the result from: the clip's own with gaps filled, a fixed one, and an orbit."""
+"""Cameras to look at the result from: the clip's own with gaps filled, a fixed one, and paths round the object."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +14,10 @@ from dyn4d.core.rotations import matrix_to_wxyz, slerp, wxyz_to_matrix
 from dyn4d.core.types import Camera
 
 ORBIT_MARGIN = 1.08  # the object's sphere takes up to 1 / 1.08 of the picture's shorter side
+SPIRAL_WAVES = 2  # times that the spiral goes up and down over the clip
+SPIRAL_RISE = 30.0  # degrees above and below the horizon through the object
+SPIRAL_BACK = 0.35  # the spiral is this share of the orbit's distance farther away at its farthest
+DOLLY_BACK = 1.5  # the dolly starts this share of the orbit's distance farther away
 FIXED_MARGIN = 0.97  # the object's boxes end within this share of the way to the border
 FIXED_LEAST = 0.4  # the fixed view's focal length is not made shorter than this share of the clip's
 
@@ -75,6 +80,47 @@ class Extent:
     points: Tensor
 
 
+@dataclass(frozen=True)
+class Stand:
+    """A place from which the whole object is seen at all times, at the side and height of the clip's middle camera.
+
+    Attributes:
+        camera: its lens, with the pose of the clip's middle camera. up: (3,) unit. direction: (3,) unit, from the
+            object's middle to the place. distance: of the two, more than the object's radius.
+    """
+
+    camera: Camera
+    up: Tensor
+    direction: Tensor
+    distance: float
+
+    def towards(self, centre: Tensor, angle: float, *, direction: Tensor | None = None, farther: float = 1.0) -> Tensor:
+        """world_from_cam (4, 4) of a camera that looks at `centre`, turned by `angle` degrees about up."""
+        direction = self.direction if direction is None else direction
+        eye = centre + self.distance * farther * direction
+        start = replace(self.camera, world_from_cam=look_at(eye, centre, self.up))
+        return orbit(start, centre, self.up, [angle]).world_from_cam[0]
+
+    def path(self, poses: list[Tensor]) -> Camera:
+        """A camera for each pose."""
+        return replace(self.camera, K=self.camera.K.expand(len(poses), 3, 3), world_from_cam=torch.stack(poses))
+
+
+def find_stand(camera: Camera, extent: Extent) -> Stand:
+    """Where the paths round the object start. `camera`: the clip's cameras, all with poses (F, ...)."""
+    middle = camera[len(camera) // 2]
+    K = middle.K.clone()
+    K[0, 2], K[1, 2] = middle.width / 2, middle.height / 2
+    half = min(middle.width / 2 / float(K[0, 0]), middle.height / 2 / float(K[1, 1]))
+    distance = ORBIT_MARGIN * extent.radius * (1 + half**2) ** 0.5 / half
+    centres = extent.centres.to(middle.world_from_cam)
+    direction = middle.world_from_cam[:3, 3] - centres[len(centres) // 2]
+    if float(direction.norm()) < 1e-9:
+        direction = -middle.world_from_cam[:3, 2]
+    direction = torch.nn.functional.normalize(direction, dim=0)
+    return Stand(replace(middle, K=K), upward(camera), direction, distance)
+
+
 def orbit_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
     """F cameras round the object, which follow it, starting from the side and height of the clip's middle camera.
 
@@ -82,22 +128,48 @@ def orbit_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
         camera: the clip's cameras, all with poses (F, ...).
         turns: full turns over the clip; the last camera is one step short of the end, so that one turn loops.
     """
-    middle = camera[len(camera) // 2]
-    count, up = len(extent.centres), upward(camera)
-    centres = extent.centres.to(middle.world_from_cam)
-    K = middle.K.clone()
-    K[0, 2], K[1, 2] = middle.width / 2, middle.height / 2
-    half = min(middle.width / 2 / float(K[0, 0]), middle.height / 2 / float(K[1, 1]))
-    distance = ORBIT_MARGIN * extent.radius * (1 + half**2) ** 0.5 / half
-    direction = middle.world_from_cam[:3, 3] - centres[count // 2]
-    if float(direction.norm()) < 1e-9:
-        direction = -middle.world_from_cam[:3, 2]
-    direction = torch.nn.functional.normalize(direction, dim=0)
-    poses = []
+    stand = find_stand(camera, extent)
+    centres = extent.centres.to(stand.direction)
+    count = len(centres)
+    return stand.path([stand.towards(centre, 360.0 * turns * i / count) for i, centre in enumerate(centres)])
+
+
+def bullet_views(camera: Camera, extent: Extent, *, frame: int, turns: float, count: int) -> Camera:
+    """`count` cameras round the place where the object is at one frame; the first is where the orbit starts."""
+    stand = find_stand(camera, extent)
+    centre = extent.centres[frame].to(stand.direction)
+    return stand.path([stand.towards(centre, 360.0 * turns * i / count) for i in range(count)])
+
+
+def spiral_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
+    """F cameras that go round the object as the orbit does, and up and down, nearer and farther meanwhile.
+
+    Heights are within `SPIRAL_RISE` degrees of the horizon; the orbit's distance is the nearest.
+    """
+    stand = find_stand(camera, extent)
+    level = stand.direction - (stand.direction @ stand.up) * stand.up
+    if float(level.norm()) < 1e-3:  # the clip looks straight down: any side is as good
+        level = torch.linalg.cross(stand.up, stand.camera.world_from_cam[:3, 0])
+    level = torch.nn.functional.normalize(level, dim=0)
+    centres = extent.centres.to(stand.direction)
+    count, poses = len(centres), []
     for i, centre in enumerate(centres):
-        start = replace(middle, K=K, world_from_cam=look_at(centre + distance * direction, centre, up))
-        poses.append(orbit(start, centre, up, [360.0 * turns * i / count]).world_from_cam)
-    return replace(camera, K=K.expand(count, 3, 3), world_from_cam=torch.cat(poses))
+        wave = 2 * math.pi * SPIRAL_WAVES * i / count
+        rise = math.radians(SPIRAL_RISE) * math.sin(wave)
+        farther = 1 + SPIRAL_BACK * (1 - math.cos(wave)) / 2
+        direction = math.cos(rise) * level + math.sin(rise) * stand.up
+        poses.append(stand.towards(centre, 360.0 * turns * i / count, direction=direction, farther=farther))
+    return stand.path(poses)
+
+
+def dolly_views(camera: Camera, extent: Extent) -> Camera:
+    """F cameras on a line towards the object, which follow it: from far to the orbit's distance and back, without
+    a jerk where the film loops. The lens stays as it is."""
+    stand = find_stand(camera, extent)
+    centres = extent.centres.to(stand.direction)
+    share = [(1 + math.cos(2 * math.pi * i / len(centres))) / 2 for i in range(len(centres))]
+    farther = [1 + DOLLY_BACK * part for part in share]
+    return stand.path([stand.towards(c, 0.0, farther=f) for c, f in zip(centres, farther, strict=True)])
 
 
 def fixed_view(camera: Camera, extent: Extent) -> Camera:
