@@ -6,6 +6,7 @@ one that it computes.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -76,6 +77,8 @@ def run_fake(root: Path, settings: dict[str, Any], *, overwrite: bool = False, p
 
 
 if __name__ == "__main__":
+    # a shell that runs the tests in the background has its children ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from dyn4d import cli
 
     def command(name: str, words: Any) -> None:

@@ -211,7 +211,8 @@ def test_what_fails_leaves_nothing(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run")
     with pytest.raises(RuntimeError, match="stop"):
         export(run, "csv")
-    assert sorted(path.name for path in (run / "export").iterdir()) == ["ply", "tracks.npz", "tracks.png"]
+    left = sorted(path.name for path in (run / "export").iterdir())
+    assert left == ["player.html", "ply", "tracks.npz", "tracks.png"]
 
 
 def test_unknown_formats_are_refused():
