@@ -1,4 +1,4 @@
-"""What the viewer shows of a run, finished or not, as arrays per frame. Knows nothing of the program that draws them."""
+"""What the viewer shows of a run, finished or not, as arrays per frame. Knows nothing of what draws them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,9 @@ class Scene:
         self._moved: OrderedDict[tuple[int, bool], Splats] = OrderedDict()
         self.layers = self._find_layers()
         if not self.layers:
-            raise RunError("the run has neither points nor Gaussians to show; run the geometry stage again (--overwrite)")
+            raise RunError(
+                "the run has neither points nor Gaussians to show; run the geometry stage again (--overwrite)"
+            )
         self.track_rgb = rainbow(tracks.start) if tracks is not None else np.zeros((0, 3), np.uint8)
         self.framing = self._frame()
 
@@ -148,7 +150,9 @@ class Scene:
         # with colours that change with the view, canonical space differs from frame to frame too
         key = (0 if canonical and self._cloud.sh_degree == 0 else frame, canonical)
         if key not in self._moved:
-            cloud = self._cloud if canonical else move_cloud(self._cloud, self._field, float(self.timeline.times[frame]))
+            cloud = (
+                self._cloud if canonical else move_cloud(self._cloud, self._field, float(self.timeline.times[frame]))
+            )
             self._moved[key] = self._as_splats(cloud, frame)
             bytes_each = 4 * 17 * max(len(cloud), 1)
             while len(self._moved) > max(1, KEPT // bytes_each):

@@ -113,7 +113,8 @@ class Viewer:
                 looked = time.monotonic()
             if self.settings.play and len(self.scene) > 1 and now >= due:
                 due = now + 1 / max(self.scene.timeline.fps * self.settings.speed, 0.1)
-                self._controls["frame"].value = (self.settings.frame + 1) % len(self.scene)
+                self.settings.frame = (self.settings.frame + 1) % len(self.scene)
+                self._controls["frame"].value = self.settings.frame
                 touched = True
             if touched:
                 self._changed.clear()
@@ -154,7 +155,7 @@ class Viewer:
         gui, scene, now = self.server.gui, self.scene, self.settings
         count = len(scene)
         layer = now.layer or scene.layers[0]
-        found = self._controls = {}
+        found: dict[str, Any] = {}
         with gui.add_folder("Time"):
             found["frame"] = gui.add_slider("frame", 0, max(count - 1, 1), 1, now.frame, disabled=count == 1)
             found["play"] = gui.add_checkbox("play", now.play and count > 1, disabled=count == 1)
@@ -168,11 +169,12 @@ class Viewer:
             found["cameras"] = gui.add_checkbox("cameras", now.cameras, disabled=scene.cameras is None)
             nothing = scene.tracks is None
             found["trails"] = gui.add_checkbox("tracks", now.trails, disabled=nothing)
-            found["trail"] = gui.add_slider("trail in frames", 1, max(count - 1, 2), 1, min(now.trail, max(count - 1, 2)),
-                                            disabled=nothing)  # fmt: skip
+            longest = max(count - 1, 2)
+            trail = min(now.trail, longest)
+            found["trail"] = gui.add_slider("trail in frames", 1, longest, 1, trail, disabled=nothing)
         for control in found.values():
             control.on_update(self._read)
-        found["text"] = gui.add_markdown("")
+        self._controls = {**found, "text": gui.add_markdown("")}
 
     def _read(self, _: object) -> None:
         """Called by viser's threads: only notes what was asked for."""
@@ -197,7 +199,7 @@ class Viewer:
             return
         middle = cameras[len(cameras) // 2]
         eye = self._inside(middle.world_from_cam[:3, 3].numpy()).astype(float)
-        start.position = eye + 0.5 * max(float(np.linalg.norm(eye)), SPAN) * self.scene.up
+        start.position = 1.6 * eye + 0.7 * max(float(np.linalg.norm(eye)), SPAN) * self.scene.up
         start.fov = max(2 * math.atan(middle.height / 2 / float(middle.K[1, 1])), math.radians(35))
 
     def _add_cameras(self) -> None:
@@ -315,4 +317,3 @@ def _local_server(port: int) -> Any:
         server = LocalServer(host=HOST, port=port, label="dyn4d", verbose=False)
     server.gui.configure_theme(show_share_button=False, show_logo=False)
     return server
-

@@ -1,4 +1,4 @@
-"""`dyn4d view`: what it shows of finished and unfinished runs, what it notices, and that it serves this machine only."""
+"""`dyn4d view`: what it shows of finished and unfinished runs, what it notices, whom it serves."""
 
 from __future__ import annotations
 
