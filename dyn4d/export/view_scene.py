@@ -126,7 +126,9 @@ class Scene:
         if self._cloud is not None and self._field is not None and len(self._cloud):
             found.append("gaussians")
         if self._points is not None and len(self._points):
-            found += ["field", "points"] if self._field is not None else ["points"]
+            if self._field is not None:
+                found.append("field")
+            found.append("points")
         return tuple(found)
 
     def _frame(self) -> Framing:
@@ -233,7 +235,7 @@ def _points_of(points: FramePoints, rows: torch.Tensor, frame: int | None) -> Po
 
 
 def _keep_finite(points: Points) -> Points:
-    return points.select(np.isfinite(points.xyz).all(1))
+    return points.select(np.asarray(np.isfinite(points.xyz).all(1)))
 
 
 # ------------------------------------------------------------------------------------------------ loading

@@ -179,7 +179,7 @@ class Viewer:
     def _read(self, _: object) -> None:
         """Called by viser's threads: only notes what was asked for."""
         found, now = dict(self._controls), self.settings
-        names = {name: layer for layer, name in NAMES.items()}
+        names: dict[str, Layer] = {name: layer for layer, name in NAMES.items()}
         now.frame, now.layer = min(int(found["frame"].value), len(self.scene) - 1), names[found["layer"].value]
         for name in ("play", "speed", "canonical", "cameras", "trails", "trail", "least"):
             setattr(now, name, found[name].value)
