@@ -117,6 +117,18 @@ class StatusArgs(Common):
 
 
 @dataclass(frozen=True)
+class ViewArgs(Common):
+    """Look at a run in a browser on this machine, while it is still going too. Ctrl-C ends it."""
+
+    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    """The run folder."""
+    port: int = 8080
+    """The first port to try."""
+    browser: bool = True
+    """Open it in the browser; else only the address is printed."""
+
+
+@dataclass(frozen=True)
 class CheckArgs(Common):
     """Look at every frame of a clip."""
 
@@ -388,6 +400,13 @@ def status_command(name: str, words: Sequence[str]) -> None:
     print(format_status(*run_status(args.run)))
 
 
+def view_command(name: str, words: Sequence[str]) -> None:
+    args = parse(ViewArgs, name, words, ViewArgs(), needs=("run",))
+    from dyn4d.view_cli import view_run
+
+    view_run(args.run, port=args.port, browser=args.browser, say=lambda text: print(text, flush=True))
+
+
 def check_command(name: str, words: Sequence[str]) -> None:
     args = parse(CheckArgs, name, words, CheckArgs(), needs=("clip",))
     from dyn4d.io.check import check_clip, refuse_errors
@@ -461,6 +480,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "export": (stage_command, "RUN", "  player.html, per-frame PLYs, figures, report.html"),
     "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
+    "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),

@@ -11,8 +11,8 @@ import pytest
 from dyn4d import cli
 from dyn4d.core.errors import RunError
 
-COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "check",
-            "match", "ply", "weights", "train-matcher"]  # fmt: skip
+COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "view",
+            "check", "match", "ply", "weights", "train-matcher"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 

@@ -24,6 +24,7 @@ ONE_HOME = {  # third-party packages that exactly one module may import
     "pygltflib": "io/glb.py",
     "pxr": "export/usd.py",
     "fourdgs": "export/fourdgs_file.py",
+    "viser": "export/viewer.py",
     "fast_simplification": "export/moving_mesh.py",
 }
 

@@ -28,3 +28,9 @@ def require_formats(names: Sequence[str]) -> None:
     if missing:
         what = "; ".join(f"{', '.join(dict.fromkeys(users))} needs {package}" for package, users in missing.items())
         raise InputError(f"export.formats: {what}, which is not installed: pip install 'dyn4d[{EXTRA}]'")
+
+
+def require_viewer() -> None:
+    """Raise an `InputError` that says how to get it where viser is missing."""
+    if find_spec("viser") is None:
+        raise InputError("dyn4d view needs viser, which is not installed: pip install 'dyn4d[view]'")
