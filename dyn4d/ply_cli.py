@@ -73,6 +73,9 @@ def crop(args: CropArgs, progress: Progress) -> Answer:
     out = _free(args.out, args.overwrite)
     rows = open_rows(args.file)
     found = select(rows, selection)
+    if rows.count and not found.keep.any():
+        why = ", ".join(f"{count:,} {label}" for label, count in found.dropped if count)
+        raise InputError(f"{rows.path}: nothing would be kept of {tf.rows(rows.count)} ({why}); ask for less")
     written = write_rows(out, rows.selected(found.keep))
     if args.json:
         return _json({"source": rows.path, "path": out, "before": rows.count, "kept": written.count,

@@ -171,3 +171,12 @@ def test_the_cameras_of_a_run_say_what_is_up(cloud: Path, capsys: pytest.Capture
     (run / "geometry" / "cameras.json").write_text("{}")
     assert call("preview", inside, "b.png", "--size", "32") == 0
     assert "up is -y (OpenCV's axes)" in capsys.readouterr().out
+
+
+def test_crop_that_keeps_nothing_writes_nothing(cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("crop", cloud, "o.ply", "--sphere", 999, 999, 999, 0.1) == 2
+    error = capsys.readouterr().err
+    assert "nothing would be kept of 300" in error and "sphere" in error and "Traceback" not in error
+    assert call("crop", cloud, "o.ply", "--min-opacity", 5) == 2
+    assert "--min-opacity 5: wanted 0 to 1" in capsys.readouterr().err
+    assert not Path("o.ply").exists()

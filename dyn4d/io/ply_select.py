@@ -55,6 +55,9 @@ class Selection:
             raise InputError(f"--box {' '.join(f'{v:g}' for v in self.box)}: wanted the lower corner first")
         if self.sphere is not None and self.sphere[3] < 0:
             raise InputError(f"--sphere: a radius of {self.sphere[3]:g}; wanted 0 or more")
+        for name in ("min_opacity", "max_opacity", "min_confidence"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
+                raise InputError(f"--{name.replace('_', '-')} {value:g}: wanted 0 to 1")
         for name in ("outliers", "gap"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise InputError(f"--{name} {value:g}: wanted more than 0")
