@@ -73,7 +73,7 @@ class DemoArgs(Common):
     """The run folder; the clip and its truth are put into it too."""
     preset: Preset = "quick"
     """Values that the options below start from."""
-    scene: Literal["creature", "worm", "turntable", "dancer"] = "creature"
+    scene: Literal["creature", "worm", "turntable", "dancer", "snapper"] = "creature"
     """What moves."""
     backdrop: Literal["grey", "room"] = "grey"
     """What is behind it."""
