@@ -135,7 +135,7 @@ def _deform(run: Path, options: Mapping[str, Any]) -> str:
         return ""
     kind = str(chosen.get("kind", "realnvp"))
     text = f"{FIELDS.get(kind, f'a field of kind {kind}')}, {chosen.get('steps', 0):,} steps"
-    missed = found.get("transport", {}).get("median_rel")
+    missed = (found.get("transport") or {}).get("median_rel")
     if isinstance(missed, float):
         text += f"; matches are missed by {100 * missed:.2f} % of the object's size (median)"
     followed = [one for one in found.get("reunions", ()) if one.get("followed")]

@@ -85,6 +85,8 @@ def test_stages_say_what_they_did_and_why(tmp_path: Path) -> None:
     page = build_html(ReportContent(name="dog", story=story))
     for text in ("What went in", "What each stage did", "CC BY-NC-SA 4.0", "dyn4d run dog", "torch"):
         assert text in page
+    (tmp_path / "deformation/metrics.json").write_text(json.dumps({"transport": None}))  # one frame: no matches
+    assert "missed" not in dict(tell(tmp_path, options).stages)["deform"]
     empty = tell(tmp_path / "empty", {})
     assert not (empty.inputs or empty.stages or empty.versions) and build_html(ReportContent("x", story=empty))
 
