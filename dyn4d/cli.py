@@ -27,6 +27,7 @@ from dyn4d.runs import RunFolder, describe_error
 from dyn4d.training.config import MatcherTraining
 
 if TYPE_CHECKING:
+    from dyn4d.import_cli import ImportArgs
     from dyn4d.ply_args import PlyArgs
 
 T = TypeVar("T")
@@ -285,13 +286,13 @@ def _first_plain(words: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------- commands
 
 
-def _progress(args: Common | PlyArgs) -> Any:
+def _progress(args: Common | PlyArgs | ImportArgs) -> Any:
     from dyn4d.progress import make_progress
 
     return make_progress(quiet=args.quiet)
 
 
-def _say(text: str, args: Common | PlyArgs) -> None:
+def _say(text: str, args: Common | PlyArgs | ImportArgs) -> None:
     if not args.quiet:
         print(text)
 
@@ -421,6 +422,14 @@ def check_command(name: str, words: Sequence[str]) -> None:
     refuse_errors(findings)
 
 
+def import_command(name: str, words: Sequence[str]) -> None:
+    from dyn4d.import_cli import ImportArgs, import_source
+
+    ImportArgs.__annotations__["source"] = Annotated[Positional[str], arg(metavar="SOURCE")]  # as in `ply_command`
+    args = parse(ImportArgs, name, words, ImportArgs(), needs=("source", "out"), config=(FlagCreatePairsOff,))
+    _say(import_source(args, _progress(args)), args)
+
+
 def match_command(name: str, words: Sequence[str]) -> None:
     args = parse(MatchArgs, name, words, MatchArgs(), needs=("a", "b"))
     from dyn4d.match_cli import MatchRequest, match_pictures
@@ -481,6 +490,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
+    "import": (import_command, "SOURCE --out CLIP", "a clip folder of a recording or data set in another format"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
