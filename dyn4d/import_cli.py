@@ -77,8 +77,9 @@ def import_source(args: ImportArgs, progress: Progress) -> str:
     """
     source, out = Path(args.source).expanduser(), Path(args.out).expanduser()
     from dyn4d.io.importers.detect import find_format, is_timed, read_source
+    from dyn4d.io.importers.maker import WriteRules
     from dyn4d.io.importers.options import ImportOptions
-    from dyn4d.io.importers.writer import WriteRules, write_clip
+    from dyn4d.io.importers.writer import write_clip
 
     options = ImportOptions(
         fps=args.fps, sequence=args.sequence, images=args.images, masks=args.masks, object_id=args.object_id,

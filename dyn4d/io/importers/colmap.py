@@ -9,8 +9,8 @@ from dyn4d.core.errors import InputError
 from dyn4d.io.images import IMAGE_SUFFIXES
 from dyn4d.io.importers.colmap_models import ModelImage, model_kind, read_images
 from dyn4d.io.importers.options import ImportOptions
+from dyn4d.io.importers.pixels import mask_pixels, picture_pixels
 from dyn4d.io.importers.sequence import Pixels, Sequence4D, SourceFrame, steady
-from dyn4d.io.importers.writer import mask_pixels, picture_pixels
 from dyn4d.io.layout import natural_key
 
 MODEL_PLACES = (".", "sparse/0", "sparse", "colmap/sparse/0", "colmap", "colmap_text", "model")

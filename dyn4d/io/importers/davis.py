@@ -14,8 +14,8 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.listing import listed
 from dyn4d.io.images import IMAGE_SUFFIXES, read_labels, read_mask
 from dyn4d.io.importers.options import ImportOptions
+from dyn4d.io.importers.pixels import picture_pixels
 from dyn4d.io.importers.sequence import Pixels, Sequence4D, SourceFrame, steady
-from dyn4d.io.importers.writer import picture_pixels
 from dyn4d.io.layout import list_files, natural_key
 
 PICTURES, LABELS = "JPEGImages", "Annotations"

@@ -90,7 +90,7 @@ def _bracket(lens: Lens) -> tuple[float, float | None]:
         while zoom > 0.5 and _filled(lens, zoom * 0.98):
             zoom *= 0.98
         return zoom * 0.98, zoom
-    while zoom < 4:
+    while zoom < 2:  # a picture that would be enlarged more is none of this lens
         zoom *= 1.02
         if _filled(lens, zoom):
             return zoom / 1.02, zoom

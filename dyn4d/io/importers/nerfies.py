@@ -3,8 +3,7 @@
 Cameras: `orientation` turns the world into the camera (OpenCV's axes), `position` is the camera's centre, pixel centres
 are half-integer, distortion is Brown's. Formats: the README of google/nerfies, docs/DATASETS.md of KAIR-BAIR/dycheck.
 Depth is planar z in the world's unit (metres in DyCheck), as the code that wrote the data set has it. The world is
-that of the camera files, before scene.json's centre and scale. An alpha channel says where LiDAR saw something: it is no
-mask.
+that of the camera files, before scene.json's centre and scale. An alpha channel tells where LiDAR saw something.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from dyn4d.io.atomic import read_json
 from dyn4d.io.images import image_size, read_depth
 from dyn4d.io.importers.lens import Lens
 from dyn4d.io.importers.options import DEFAULT_FPS, ImportOptions
+from dyn4d.io.importers.pixels import mask_pixels, picture_pixels
 from dyn4d.io.importers.sequence import Pixels, Sequence4D, SourceFrame, one_per_instant, rigid
-from dyn4d.io.importers.writer import mask_pixels, picture_pixels
 
 
 def read_nerfies(source: Path, options: ImportOptions) -> Sequence4D:

@@ -20,6 +20,7 @@ from dyn4d.io.atomic import read_json
 from dyn4d.io.images import IMAGE_SUFFIXES, has_alpha, image_size, read_depth
 from dyn4d.io.importers.lens import Lens
 from dyn4d.io.importers.options import ImportOptions
+from dyn4d.io.importers.pixels import mask_pixels, picture_pixels
 from dyn4d.io.importers.sequence import (
     OPENCV_FROM_OPENGL,
     Pixels,
@@ -31,7 +32,6 @@ from dyn4d.io.importers.sequence import (
     spread,
     steady,
 )  # fmt: skip
-from dyn4d.io.importers.writer import mask_pixels, picture_pixels
 
 SPLITS = ("train", "val", "test")
 FISHEYE = {"OPENCV_FISHEYE", "EQUIRECTANGULAR", "ORTHOPHOTO", "FISHEYE624", "PERSPECTIVE_AND_FISHEYE"}

@@ -16,8 +16,8 @@ from dyn4d.core.errors import InputError
 from dyn4d.io.images import image_size
 from dyn4d.io.importers.lens import Lens
 from dyn4d.io.importers.options import ImportOptions
+from dyn4d.io.importers.pixels import depth_pixels, picture_pixels
 from dyn4d.io.importers.sequence import Sequence4D, SourceFrame, from_quaternion, numbers
-from dyn4d.io.importers.writer import depth_pixels, picture_pixels
 
 DEPTH_DIV = 5000.0
 REACH = 0.02  # seconds: the benchmark's own tools pair what is no farther apart

@@ -10,9 +10,9 @@ import numpy as np
 from dyn4d.core.errors import InputError
 from dyn4d.io.images import IMAGE_SUFFIXES, has_alpha, image_size
 from dyn4d.io.importers.options import ImportOptions
+from dyn4d.io.importers.pixels import mask_pixels, picture_pixels
 from dyn4d.io.importers.sequence import Pixels, Sequence4D, SourceFrame, steady
 from dyn4d.io.importers.tum import given_lens
-from dyn4d.io.importers.writer import mask_pixels, picture_pixels
 from dyn4d.io.layout import list_files
 from dyn4d.io.video import VIDEO_SUFFIXES, VideoReader
 

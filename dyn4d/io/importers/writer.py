@@ -13,33 +13,14 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.io.atomic import atomic_folder, write_json
 from dyn4d.io.clips import select_frames
-from dyn4d.io.images import image_size, write_depth, write_mask, write_png
+from dyn4d.io.images import write_depth, write_mask, write_png
 from dyn4d.io.importers.held_out import name_views, nearest_frames
-from dyn4d.io.importers.lens import Lens, Straightener
-from dyn4d.io.importers.options import Background
-from dyn4d.io.importers.sequence import Pixels, Sequence4D, SourceFrame, inverse
-from dyn4d.io.readers import resize_depth, resize_mask, resize_rgb
+from dyn4d.io.importers.lens import Lens
+from dyn4d.io.importers.maker import FrameMaker, ReadyFrame, WriteRules
+from dyn4d.io.importers.sequence import Sequence4D, SourceFrame, inverse
 
-COPIED = frozenset({".png", ".jpg", ".jpeg"})
-BACKGROUND: dict[Background, int] = {"white": 255, "black": 0, "grey": 128}
 CENTRE = "half-integer: the centre of the top-left pixel is (0.5, 0.5)"
 ALMOST = 1e-6
-
-
-@dataclass(frozen=True)
-class WriteRules:
-    """`frames`: start:stop:step. `max_size`: longest side in pixels. `fps`: at most so many a second, of sources with
-    times. `background`: behind pictures with alpha. `static`: the camera stands still, all poses are the identity."""
-
-    frames: str | None = None
-    max_size: int | None = None
-    fps: float | None = None
-    background: Background = "white"
-    static: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_size is not None and self.max_size < 1:
-            raise InputError(f"--max-size {self.max_size}: wanted at least 1 pixel")
 
 
 @dataclass(frozen=True)
@@ -56,113 +37,6 @@ class WrittenClip:
     intrinsics: bool
     views: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """A frame as it is written. `copy`: the file that holds `rgb` as it is."""
-
-    rgb: np.ndarray | None
-    copy: Path | None
-    mask: np.ndarray | None
-    depth: np.ndarray | None
-    depth_copy: Path | None
-    lens: Lens | None
-    width: int
-    height: int
-
-
-class _Maker:
-    """Brings frames to the size and the straight lens of the clip. Maps of a lens are kept while it is the same."""
-
-    def __init__(self, rules: WriteRules, *, alpha: bool) -> None:
-        self.rules, self.alpha = rules, alpha
-        self._straight: tuple[Lens, Straightener] | None = None
-
-    def _straightener(self, lens: Lens, label: str) -> Straightener:
-        if self._straight is None or self._straight[0] != lens:
-            self._straight = lens, Straightener.of(lens, label)
-        return self._straight[1]
-
-    def make(self, frame: SourceFrame) -> _Ready:
-        """Read one frame. Raises `InputError` naming the file that cannot be used."""
-        file = frame.rgb.file
-        size = image_size(file) if file is not None else None
-        rgb = frame.rgb.read() if size is None or not self._as_it_is(frame, size) else None
-        height, width = rgb.shape[:2] if rgb is not None else (size or (0, 0))[::-1]
-        mask = self._mask(frame, rgb, width, height)
-        if rgb is not None and rgb.shape[-1] == 4:
-            rgb = self._flatten(rgb)
-        depth, depth_copy = self._depth(frame, width, height)
-        lens = None if frame.lens is None else frame.lens.scaled(width, height, frame.rgb.label)
-        if lens is not None and not lens.plain:
-            straight = self._straightener(lens, frame.rgb.label)
-            assert rgb is not None
-            rgb, lens = straight.rgb(rgb), straight.lens
-            mask = None if mask is None else straight.mask(mask)
-            depth = None if depth is None else straight.depth(depth)
-        w, h = self._target(width, height)
-        if (w, h) != (width, height):
-            assert rgb is not None
-            rgb = resize_rgb(rgb, w, h)
-            mask = None if mask is None else resize_mask(mask, w, h)
-            depth = None if depth is None else resize_depth(depth, w, h)
-            lens = None if lens is None else lens.scaled(w, h, frame.rgb.label)
-        return _Ready(rgb, file if rgb is None else None, mask, depth, depth_copy, lens, w, h)
-
-    def _target(self, width: int, height: int) -> tuple[int, int]:
-        longest = max(width, height)
-        if self.rules.max_size is None or longest <= self.rules.max_size:
-            return width, height
-        scale = self.rules.max_size / longest
-        return max(1, round(width * scale)), max(1, round(height * scale))
-
-    def _as_it_is(self, frame: SourceFrame, size: tuple[int, int]) -> bool:
-        """May the picture's file be copied? Not where something is to be done to it, EXIF included."""
-        from PIL import Image
-
-        file = frame.rgb.file
-        assert file is not None
-        if self.alpha or file.suffix.lower() not in COPIED or self._target(*size) != size:
-            return False
-        if frame.lens is not None and not frame.lens.plain:
-            return False
-        with Image.open(file) as picture:
-            plain = picture.mode in ("RGB", "L") and picture.info.get("transparency") is None
-            return plain and Image.Image.getexif(picture).get(0x0112, 1) == 1
-
-    def _mask(self, frame: SourceFrame, rgb: np.ndarray | None, width: int, height: int) -> np.ndarray | None:
-        if frame.mask is None:
-            return rgb[..., 3] > 127 if self.alpha and rgb is not None and rgb.shape[-1] == 4 else None
-        mask = frame.mask.read()
-        _same_shape(mask, width, height, frame.mask.label)
-        return mask if mask.shape == (height, width) else resize_mask(mask, width, height)
-
-    def _flatten(self, rgba: np.ndarray) -> np.ndarray:
-        if not self.alpha:
-            return np.ascontiguousarray(rgba[..., :3])
-        share = rgba[..., 3:].astype(np.float32) / 255
-        behind = np.float32(BACKGROUND[self.rules.background])
-        return np.round(rgba[..., :3] * share + behind * (1 - share)).astype(np.uint8)
-
-    def _depth(self, frame: SourceFrame, width: int, height: int) -> tuple[np.ndarray | None, Path | None]:
-        if frame.depth is None:
-            return None, None
-        file = frame.depth.file
-        plain = frame.lens is None or frame.lens.plain
-        unchanged = plain and self._target(width, height) == (width, height)
-        if file is not None and file.suffix.lower() == ".png" and unchanged and image_size(file) == (width, height):
-            return None, file
-        depth = frame.depth.read()
-        _same_shape(depth, width, height, frame.depth.label)
-        return (depth if depth.shape == (height, width) else resize_depth(depth, width, height)), None
-
-
-def _same_shape(values: np.ndarray, width: int, height: int, label: str) -> None:
-    """Masks and depth may be coarser than the picture, but show the same."""
-    h, w = values.shape[:2]
-    if abs(w * height - h * width) > 0.02 * w * height:
-        raise InputError(f"{label} is {w}x{h}, its picture {width}x{height}: another shape; make them the same")
 
 
 def _kept(sequence: Sequence4D, rules: WriteRules) -> list[SourceFrame]:
@@ -214,7 +88,7 @@ def write_clip(
     if rules.static:
         frames = [replace(frame, world_from_cam=np.eye(4)) for frame in frames]
     views, notes = _views(sequence, frames, rules)
-    maker = _Maker(rules, alpha=sequence.alpha)
+    maker = FrameMaker(rules, alpha=sequence.alpha)
     progress.start("import", len(frames) + len(views))
     with atomic_folder(out) as folder:
         writer = _Folder(folder, sequence, maker)
@@ -260,7 +134,7 @@ def _views(
 class _Folder:
     """The clip folder while it is filled."""
 
-    def __init__(self, folder: Path, sequence: Sequence4D, maker: _Maker) -> None:
+    def __init__(self, folder: Path, sequence: Sequence4D, maker: FrameMaker) -> None:
         self.folder, self.sequence, self.maker = folder, sequence, maker
         self.width = self.height = self.masks = self.depths = self.deep = 0
         self.first = ""
@@ -290,7 +164,7 @@ class _Folder:
         entry["w2c"] = None if frame.world_from_cam is None else inverse(frame.world_from_cam)
         return entry
 
-    def _rgb(self, where: str, name: str, ready: _Ready) -> str:
+    def _rgb(self, where: str, name: str, ready: ReadyFrame) -> str:
         suffix = ".png" if ready.copy is None else ready.copy.suffix.lower()
         target = self.folder / where / f"{name}{suffix}"
         if ready.copy is not None:
@@ -301,7 +175,7 @@ class _Folder:
             write_png(target, ready.rgb)
         return f"{where}/{target.name}"
 
-    def _depth(self, where: str, name: str, ready: _Ready, frame: SourceFrame) -> str | None:
+    def _depth(self, where: str, name: str, ready: ReadyFrame, frame: SourceFrame) -> str | None:
         if ready.depth is None and ready.depth_copy is None:
             return None
         self.depths += where == "depth"
@@ -388,24 +262,3 @@ class _Folder:
         if self.deep:
             out.append(f"{self.deep} held-out views have no mask: in dyn4d eval their whole picture counts")
         return out
-
-
-def mask_pixels(path: Path) -> Pixels:
-    """A mask file, as `dyn4d.io.images.read_mask` reads it."""
-    from dyn4d.io.images import read_mask
-
-    return Pixels(lambda: read_mask(path), str(path))
-
-
-def picture_pixels(path: Path, *, alpha: bool = False) -> Pixels:
-    """A picture file. `alpha`: with its alpha channel."""
-    from dyn4d.io.images import read_rgb, read_rgba
-
-    return Pixels(lambda: read_rgba(path) if alpha else read_rgb(path), str(path), path)
-
-
-def depth_pixels(path: Path, depth_div: float) -> Pixels:
-    """A depth file of whole numbers or floats, in world units."""
-    from dyn4d.io.images import read_depth
-
-    return Pixels(lambda: read_depth(path, depth_div), str(path), path)
