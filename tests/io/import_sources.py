@@ -15,7 +15,7 @@ from PIL import Image
 
 WIDTH, HEIGHT = 64, 48
 POINTS = np.array([[0.0, 0.0, 0.0], [0.3, -0.2, 0.1], [-0.25, 0.15, 0.3], [0.1, 0.28, -0.2]])
-WIDE = 2.2 * POINTS  # towards the edges of the pictures, where distortion shows
+WIDE = 1.8 * POINTS  # towards the edges of the pictures, where distortion shows
 EYES = np.array([[2.0, 0.3, 0.6], [1.8, 0.9, 0.5], [1.5, 1.3, 0.7], [1.1, 1.6, 0.4], [0.6, 1.9, 0.6]])
 
 
@@ -41,7 +41,7 @@ def disc(width: int = WIDTH, height: int = HEIGHT, index: int = 0) -> np.ndarray
     return (u - width / 2 - index) ** 2 + (v - height / 2) ** 2 < (height / 3) ** 2
 
 
-def dots(pixels: np.ndarray, width: int, height: int, sigma: float = 1.5) -> np.ndarray:
+def dots(pixels: np.ndarray, width: int, height: int, sigma: float = 1.0) -> np.ndarray:
     """A picture with a bright spot at each place (N, 2), counted from the corner of the first pixel."""
     v, u = np.mgrid[0:height, 0:width] + 0.5
     out = np.zeros((height, width))
@@ -50,7 +50,7 @@ def dots(pixels: np.ndarray, width: int, height: int, sigma: float = 1.5) -> np.
     return np.repeat(np.round(255 * out).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def centre_of_dot(image: np.ndarray, near: np.ndarray, reach: float = 5.0) -> np.ndarray:
+def centre_of_dot(image: np.ndarray, near: np.ndarray, reach: float = 4.0) -> np.ndarray:
     """Where the spot near a place is, to a hundredth of a pixel."""
     grey = image[..., 0].astype(float)
     v, u = np.mgrid[0 : grey.shape[0], 0 : grey.shape[1]] + 0.5

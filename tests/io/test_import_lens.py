@@ -29,7 +29,7 @@ def test_straight_pixels_come_from_where_the_lens_sees_them(lens):
         x, y, _ = np.linalg.inv(K) @ [column + 0.5, row + 0.5, 1]  # a ray of the straight picture
         if lens is RATIONAL:
             D = np.array([*lens.radial[:2], 0, 0, *lens.radial[2:]])
-            (u, v), = cv2.projectPoints(np.array([[x, y, 1.0]]), np.zeros(3), np.zeros(3), lens.K, D)[0][0]
+            ((u, v),) = cv2.projectPoints(np.array([[x, y, 1.0]]), np.zeros(3), np.zeros(3), lens.K, D)[0][0]
         else:
             a, b = brown(x, y, lens.radial[:3], lens.tangential)
             u, v = lens.fx * a + lens.skew * b + lens.cx, lens.fy * b + lens.cy
