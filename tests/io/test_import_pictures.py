@@ -138,9 +138,10 @@ def test_intrinsics_that_are_given_and_a_still_camera(tmp_path):
     source = film(tmp_path / "dog.mkv", STAMPS)
     lens = (70.0, 72.0, 31.0, 24.5)
     clip = imported(source, tmp_path / "clip", mask="none", intrinsics=lens, static=True)
-    x, y, z = (POINTS + [0, 0, 2]).T
+    points = POINTS + np.array([0.0, 0.0, 2.0])
+    x, y, z = points.T
     pixels = np.stack([70 * x / z + 31.5, 72 * y / z + 25], axis=1)
-    assert np.abs(seen(clip.cameras, 3, POINTS + [0, 0, 2]) - pixels).max() < 0.01 and clip.poses_given
+    assert np.abs(seen(clip.cameras, 3, points) - pixels).max() < 0.01 and clip.poses_given
     with pytest.raises(InputError, match="FX FY CX CY"):
         run_import(source, tmp_path / "b", intrinsics=(70.0, 72.0))
 
@@ -189,7 +190,7 @@ def test_what_fits_nothing_lists_what_was_looked_for(tmp_path):
     with pytest.raises(InputError) as caught:
         find_format(tmp_path / "empty")
     assert all(name in str(caught.value) for name in FORMATS) and "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="does not fit --format tum: wanted rgb.txt"):
+    with pytest.raises(InputError, match=r"does not fit --format tum: wanted rgb\.txt"):
         find_format(tmp_path / "empty", "tum")
     save(tmp_path / "clip/rgb/0.png", picture())
     write_json(tmp_path / "clip/cameras.json", {})
