@@ -20,6 +20,7 @@ from dyn4d.cli_args import (
     Common,
     DemoArgs,
     EvalArgs,
+    ImportArgs,
     MatchArgs,
     PrepareArgs,
     RunArgs,
@@ -35,7 +36,6 @@ from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.runs import RunFolder, describe_error
 
 if TYPE_CHECKING:
-    from dyn4d.import_cli import ImportArgs
     from dyn4d.ply_args import PlyArgs
 
 
@@ -57,13 +57,13 @@ def _first_plain(words: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------- commands
 
 
-def _progress(args: Common | PlyArgs | ImportArgs) -> Any:
+def _progress(args: Common | PlyArgs) -> Any:
     from dyn4d.progress import make_progress
 
     return make_progress(quiet=args.quiet)
 
 
-def _say(text: str, args: Common | PlyArgs | ImportArgs) -> None:
+def _say(text: str, args: Common | PlyArgs) -> None:
     if not args.quiet:
         print(text)
 
@@ -194,10 +194,9 @@ def check_command(name: str, words: Sequence[str]) -> None:
 
 
 def import_command(name: str, words: Sequence[str]) -> None:
-    from dyn4d.import_cli import ImportArgs, import_source
+    args = parse(ImportArgs, name, words, ImportArgs())
+    from dyn4d.import_cli import import_source
 
-    ImportArgs.__annotations__["source"] = Annotated[Positional[str], arg(metavar="SOURCE")]  # as in `ply_command`
-    args = parse(ImportArgs, name, words, ImportArgs(), needs=("source", "out"), config=(FlagCreatePairsOff,))
     _say(import_source(args, _progress(args)), args)
 
 

@@ -5,68 +5,15 @@ Free of torch until it is called; returns the text to print.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from dyn4d.core.errors import InputError
 
 if TYPE_CHECKING:
+    from dyn4d.cli_args import ImportArgs
     from dyn4d.core.protocols import Progress
     from dyn4d.io.importers.writer import WrittenClip
-
-FormatName = Literal[
-    "auto", "blender", "nerfstudio", "colmap", "nerfies", "record3d", "realsense", "tum", "davis", "video", "images"
-]
-
-
-@dataclass(frozen=True)
-class ImportArgs:
-    """Make a clip folder of a recording or data set: D-NeRF and Blender, nerfstudio, COLMAP, Nerfies and DyCheck,
-    Record3D, RealSense, TUM RGB-D, DAVIS, a video, a folder of pictures."""
-
-    PLACES: ClassVar[dict[str, str]] = {"source": "SOURCE"}
-    quiet: bool = False
-    """Say nothing but warnings and errors."""
-    debug: bool = False
-    """Show where an error comes from."""
-    source: str = ""
-    """The file or folder."""
-    out: str = ""
-    """The clip folder to write."""
-    format: FormatName = "auto"
-    """What SOURCE is. auto: by what lies there."""
-    frames: str | None = None
-    """Only these frames: start:stop:step."""
-    max_size: int | None = None
-    """Longest side in pixels; larger frames are made smaller."""
-    fps: float | None = None
-    """Sources without times: their frames a second (default 24). Videos and recordings: how many frames a second to
-    take at most."""
-    sequence: str | None = None
-    """davis: the sequence's name."""
-    object_id: tuple[int, ...] = ()
-    """davis: labels of the object. Default: everything that is labelled."""
-    masks: str | None = None
-    """Folder or video of masks, white on the object, one a frame of SOURCE."""
-    images: str | None = None
-    """colmap: folder of the pictures."""
-    image_scale: int | None = None
-    """nerfies: 2 reads rgb/2x. Default: the largest pictures."""
-    background: Literal["white", "black", "grey"] = "white"
-    """Behind pictures whose alpha channel is the mask."""
-    intrinsics: tuple[float, ...] = ()
-    """FX FY CX CY in pixels of SOURCE's pictures, where it does not hold them."""
-    pixel_centre: Literal["integer", "half-integer"] = "integer"
-    """What CX CY count from: the centre of the top-left pixel (as OpenCV) or its corner (as COLMAP)."""
-    depth_div: float | None = None
-    """tum, nerfstudio: units of depth in one world unit. Default: 5000, 1000."""
-    min_confidence: Literal[0, 1, 2] = 1
-    """record3d: depth rated lower (0 low, 1 medium, 2 high) is left out."""
-    static: bool = False
-    """The camera stands still: all poses are the identity."""
-    overwrite: bool = False
-    """Replace a clip that was imported to the same place."""
 
 
 def import_source(args: ImportArgs, progress: Progress) -> str:
@@ -83,7 +30,7 @@ def import_source(args: ImportArgs, progress: Progress) -> str:
 
     options = ImportOptions(
         fps=args.fps, sequence=args.sequence, images=args.images, masks=args.masks, object_id=args.object_id,
-        image_scale=args.image_scale, intrinsics=args.intrinsics, pixel_centre=args.pixel_centre,
+        image_scale=args.image_scale, intrinsics=args.intrinsics or (), pixel_centre=args.pixel_centre,
         depth_div=args.depth_div, min_confidence=args.min_confidence,
     )  # fmt: skip
     name = find_format(source, args.format)

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from import_sources import centre_of_dot
 
+from dyn4d.cli_args import ImportArgs
 from dyn4d.core.cameras import project
 from dyn4d.core.protocols import SilentProgress
 from dyn4d.core.types import Camera, Clip
-from dyn4d.import_cli import ImportArgs, import_source
+from dyn4d.import_cli import import_source
 from dyn4d.io import check_clip, load_clip, refuse_errors
 
 PIXEL = 0.01  # how far an imported camera may see a point from where the source's own formula does

@@ -143,7 +143,7 @@ def test_intrinsics_that_are_given_and_a_still_camera(tmp_path):
     pixels = np.stack([70 * x / z + 31.5, 72 * y / z + 25], axis=1)
     assert np.abs(seen(clip.cameras, 3, points) - pixels).max() < 0.01 and clip.poses_given
     with pytest.raises(InputError, match="FX FY CX CY"):
-        run_import(source, tmp_path / "b", intrinsics=(70.0, 72.0))
+        run_import(source, tmp_path / "b", intrinsics=(70.0, -72.0, 31.0, 24.5))
 
 
 def test_what_is_no_video_is_one_line(tmp_path):
