@@ -70,7 +70,7 @@ def test_depth_of_another_camera_lands_where_its_points_are_seen():
     truth = (1.5 + normal @ move[:3, 3]) / (rays @ normal)
     inner = np.s_[8:-8, 8:-8]
     assert (out[inner] > 0).all()
-    assert np.abs(out - truth)[inner].max() < 1.5 * 0.5 / 60 * 0.35
+    assert np.abs(out - truth)[inner].max() < 0.01  # the plane changes by up to 8 mm in a source pixel
     assert (Aligner(source, source, np.eye(4))(np.full((48, 64), 2.0, np.float32)) == 2).all()
 
 

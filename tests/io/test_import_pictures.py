@@ -1,6 +1,7 @@
 """DAVIS, videos and folders of pictures become clips; what is found is found by itself; the command says what to do."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,14 +245,28 @@ def test_the_command_line_says_what_to_do_next(tmp_path, capsys):
         assert cli.main(words) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_leaves_nothing(tmp_path):
-    source = film(tmp_path / "dog.mkv", list(range(0, 4000, 20)), width=192, height=144)
+    source = tmp_path / "dog"
+    first = save(source / "0.png", picture(0, 320, 240))
+    for i in range(1, 200):
+        shutil.copyfile(first, source / f"{i}.png")
     code = (  # processes that start in the background ignore the signal until told otherwise
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from dyn4d.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    words = [sys.executable, "-c", code, "import", str(source), "--out", str(tmp_path / "out/clip")]
+    words = [
+        sys.executable,
+        "-c",
+        code,
+        "import",
+        str(source),
+        "--out",
+        str(tmp_path / "out/clip"),
+        "--max-size",
+        "300",
+    ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(words, stderr=subprocess.PIPE, env=env) as job:
         deadline = time.monotonic() + 60

@@ -9,6 +9,8 @@ import numpy as np
 from dyn4d.core.errors import InputError
 from dyn4d.io.importers.lens import Lens
 
+CRACK = 0.1  # pixels that squares reach beyond their edges: on slanted surfaces neighbours do not quite touch
+
 
 @dataclass(frozen=True)
 class Aligner:
@@ -38,8 +40,8 @@ class Aligner:
         u1, v1, _ = self._project(lens, columns + 1, rows + 1, z)
         _, _, far = self._project(lens, columns + 0.5, rows + 0.5, z)
         # A pixel belongs to the square if its centre, at half, does.
-        left, right = np.ceil(np.minimum(u0, u1) - 0.5), np.ceil(np.maximum(u0, u1) - 0.5)
-        top, bottom = np.ceil(np.minimum(v0, v1) - 0.5), np.ceil(np.maximum(v0, v1) - 0.5)
+        left, right = np.ceil(np.minimum(u0, u1) - 0.5 - CRACK), np.ceil(np.maximum(u0, u1) - 0.5 + CRACK)
+        top, bottom = np.ceil(np.minimum(v0, v1) - 0.5 - CRACK), np.ceil(np.maximum(v0, v1) - 0.5 + CRACK)
         W, H = self.target.width, self.target.height
         out = np.full(H * W, np.inf, np.float32)
         good = (far > 0) & (right > 0) & (bottom > 0) & (left < W) & (top < H) & (right - left < W) & (bottom - top < H)

@@ -135,7 +135,7 @@ def _lenses(meta: dict[str, Any], rows: list[int], source: Path) -> list[Lens]:
     if meta.get("perFrameIntrinsicCoeffs"):
         each = _numbers(meta["perFrameIntrinsicCoeffs"], (-1, 4), source, "perFrameIntrinsicCoeffs")
         if len(each) > rows[-1]:
-            return [Lens(w, h, *map(float, each[row])) for row in rows]
+            return [Lens(w, h, fx, fy, cx, cy) for fx, fy, cx, cy in each[rows].tolist()]
     K = meta.get("K")
     flat = np.ravel(K) if isinstance(K, list) else K
     columns = _numbers(flat, (9,), source, "K").reshape(3, 3).T
