@@ -24,9 +24,9 @@ SIZES = ("480p", "Full-Resolution", "1080p")
 
 def sequence_folders(source: Path) -> dict[str, Path]:
     """Sequences below a root of the data set, or the one that `source` is: name -> folder of pictures."""
-    if PICTURES in source.resolve().parts and not (source / PICTURES).is_dir():
+    if PICTURES in source.absolute().parts and not (source / PICTURES).is_dir():
         if list_files(source, IMAGE_SUFFIXES):
-            return {source.resolve().name: source}
+            return {source.absolute().name: source}
         home = source
     else:
         home = source / PICTURES
@@ -66,7 +66,7 @@ def read_davis(source: Path, options: ImportOptions) -> Sequence4D:
 
 def _label_folder(pictures: Path) -> Path | None:
     """The folder beside, at the same place below Annotations."""
-    parts = list(pictures.resolve().parts)
+    parts = list(pictures.absolute().parts)
     at = len(parts) - 1 - parts[::-1].index(PICTURES)
     folder = Path(*parts[:at], LABELS, *parts[at + 1 :])
     return folder if folder.is_dir() else None

@@ -50,7 +50,7 @@ def _is_record3d(source: Path) -> bool:
 
 
 def _is_davis(source: Path) -> bool:
-    return source.is_dir() and ((source / "JPEGImages").is_dir() or "JPEGImages" in source.resolve().parts)
+    return source.is_dir() and ((source / "JPEGImages").is_dir() or "JPEGImages" in source.absolute().parts)
 
 
 def _is_colmap(source: Path) -> bool:
