@@ -20,6 +20,7 @@ from dyn4d.cli_args import (
     Common,
     DemoArgs,
     EvalArgs,
+    ImportArgs,
     MatchArgs,
     PrepareArgs,
     RunArgs,
@@ -192,6 +193,13 @@ def check_command(name: str, words: Sequence[str]) -> None:
     refuse_errors(findings)
 
 
+def import_command(name: str, words: Sequence[str]) -> None:
+    args = parse(ImportArgs, name, words, ImportArgs())
+    from dyn4d.import_cli import import_source
+
+    _say(import_source(args, _progress(args)), args)
+
+
 def match_command(name: str, words: Sequence[str]) -> None:
     args = parse(MatchArgs, name, words, MatchArgs())
     from dyn4d.match_cli import MatchRequest, match_pictures
@@ -244,6 +252,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
+    "import": (import_command, "SOURCE --out CLIP", "a clip folder of a recording or data set in another format"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),

@@ -12,6 +12,9 @@ from dyn4d.config import Options
 from dyn4d.training.config import MatcherTraining
 
 Preset = Literal["quick", "default", "quality"]
+SourceFormat = Literal[
+    "auto", "blender", "nerfstudio", "colmap", "nerfies", "record3d", "realsense", "tum", "davis", "video", "images"
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,53 @@ class ViewArgs(Common):
     """The first port to try."""
     browser: bool = True
     """Open it in the browser; else only the address is printed."""
+
+
+@dataclass(frozen=True)
+class ImportArgs(Common):
+    """Make a clip folder of a recording or data set: D-NeRF and Blender, nerfstudio, COLMAP, Nerfies and DyCheck,
+    Record3D, RealSense, TUM RGB-D, DAVIS, a video, a folder of pictures."""
+
+    PLACES: ClassVar[dict[str, str]] = {"source": "SOURCE"}
+    NEEDS: ClassVar[tuple[str, ...]] = ("out",)
+
+    source: str = ""
+    """The file or folder."""
+    out: str = ""
+    """The clip folder to write."""
+    format: SourceFormat = "auto"
+    """What SOURCE is. auto: by what lies there."""
+    frames: str | None = None
+    """Only these frames: start:stop:step."""
+    max_size: int | None = None
+    """Longest side in pixels; larger frames are made smaller."""
+    fps: float | None = None
+    """Sources without times: their frames a second (default 24). Videos and recordings: how many frames a second to
+    take at most."""
+    sequence: str | None = None
+    """davis: the sequence's name."""
+    object_id: tuple[int, ...] = ()
+    """davis: labels of the object. Default: everything that is labelled."""
+    masks: str | None = None
+    """Folder or video of masks, white on the object, one a frame of SOURCE."""
+    images: str | None = None
+    """colmap: folder of the pictures."""
+    image_scale: int | None = None
+    """nerfies: 2 reads rgb/2x. Default: the largest pictures."""
+    background: Literal["white", "black", "grey"] = "white"
+    """Behind pictures whose alpha channel is the mask."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """FX FY CX CY in pixels of SOURCE's pictures, where it does not hold them."""
+    pixel_centre: Literal["integer", "half-integer"] = "integer"
+    """What CX CY count from: the centre of the top-left pixel (as OpenCV) or its corner (as COLMAP)."""
+    depth_div: float | None = None
+    """tum, nerfstudio: units of depth in one world unit. Default: 5000, 1000."""
+    min_confidence: Literal[0, 1, 2] = 1
+    """record3d: depth rated lower (0 low, 1 medium, 2 high) is left out."""
+    static: bool = False
+    """The camera stands still: all poses are the identity."""
+    overwrite: bool = False
+    """Replace a clip that was imported to the same place."""
 
 
 @dataclass(frozen=True)

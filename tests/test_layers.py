@@ -25,6 +25,7 @@ ONE_HOME = {  # third-party packages that exactly one module may import
     "pxr": "export/usd.py",
     "fourdgs": "export/fourdgs_file.py",
     "viser": "export/viewer.py",
+    "rosbags": "io/importers/realsense.py",
     "fast_simplification": "export/moving_mesh.py",
 }
 
