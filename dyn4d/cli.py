@@ -130,7 +130,7 @@ class ViewArgs(Common):
 
 @dataclass(frozen=True)
 class CheckArgs(Common):
-    """Look at every frame of a clip."""
+    """Look at every frame of a clip: what is wrong or risky, what follows from it, and how to mend it."""
 
     clip: Annotated[Positional[str], arg(metavar="CLIP")] = ""
     """Clip folder, video file, or folder of pictures."""
@@ -140,6 +140,8 @@ class CheckArgs(Common):
     """As it would be with this longest side, in pixels."""
     mask: str = "auto"
     """auto, alpha, none, or a folder or video."""
+    json: str | None = None
+    """Write what was found to this file too; - prints that instead of the table."""
 
 
 @dataclass(frozen=True)
@@ -409,15 +411,12 @@ def view_command(name: str, words: Sequence[str]) -> None:
 
 def check_command(name: str, words: Sequence[str]) -> None:
     args = parse(CheckArgs, name, words, CheckArgs(), needs=("clip",))
-    from dyn4d.io.check import check_clip, refuse_errors
-    from dyn4d.io.clips import load_clip
+    from dyn4d.check_cli import CheckRequest, check
+    from dyn4d.io.check import refuse_errors
 
-    clip = load_clip(args.clip, mask=args.mask, frames=args.frames, max_size=args.max_size)
-    findings = check_clip(clip, progress=_progress(args))
-    _say(f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels", args)
-    for finding in findings:
-        if finding.severity != "error":
-            print(f"{finding.severity}: {finding.line()}")
+    request = CheckRequest(**{f.name: getattr(args, f.name) for f in fields(CheckRequest)})
+    text, findings = check(request, _progress(args))
+    print(text)
     refuse_errors(findings)
 
 
@@ -481,7 +480,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
-    "check": (check_command, "CLIP", "look at every frame of a clip"),
+    "check": (check_command, "CLIP", "what is wrong or risky in a clip, before hours are spent"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
