@@ -49,7 +49,9 @@ WORDS: dict[str, list[str]] = {
     "dense": _steps(20, 30, "--mask", "none", "--matching.max-per-pair", "2500"),
     "tiny": _steps(60, 60),
     "room": _steps(20, 30, "--geometry.poses", "solve"),
-    "steps": _steps(100, 400, "--gaussians.sh-degree", "1", "--deformation.cells", "128", "--gaussians.initial", "5000"),
+    "steps": _steps(
+        100, 400, "--gaussians.sh-degree", "1", "--deformation.cells", "128", "--gaussians.initial", "5000"
+    ),
 }
 
 

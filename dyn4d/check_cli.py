@@ -34,7 +34,7 @@ class CheckRequest:
 
 
 def frame_ranges(frames: Sequence[int], most: int | None = FRAMES) -> str:
-    """"3, 5-9, 12": ascending frames, `most` ranges of them, and how many more frames there are."""
+    """ "3, 5-9, 12": ascending frames, `most` ranges of them, and how many more frames there are."""
     ranges: list[list[int]] = []
     for frame in frames:
         if ranges and frame == ranges[-1][1] + 1:

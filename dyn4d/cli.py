@@ -66,6 +66,16 @@ class RunArgs(Common):
 
 
 @dataclass(frozen=True)
+class WholeRunArgs(RunArgs):
+    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
+
+    estimate: FlagCreatePairsOff[bool] = False
+    """Only say how long it would take here, and how much memory and disk; write nothing."""
+    ignore_estimate: FlagCreatePairsOff[bool] = False
+    """Begin although memory or disk are expected not to do."""
+
+
+@dataclass(frozen=True)
 class StageArgs(Common):
     """One stage of a run. Options start from those of the run."""
 
@@ -314,14 +324,21 @@ def _show_result(run: RunFolder, args: Common) -> None:
 
 
 def run_command(name: str, words: Sequence[str]) -> None:
-    default = RunArgs(options=_preset_of(words, "default"))
-    args = parse(RunArgs, name, words, default, needs=("clip",))
+    default = WholeRunArgs(options=_preset_of(words, "default"))
+    args = parse(WholeRunArgs, name, words, default, needs=("clip",))
+    from dyn4d.estimate_cli import announce, show_estimate
     from dyn4d.pipeline import run_all
 
-    out = args.out or str(Path("runs") / (_clip_name(args.clip)))
-    run = run_all(
-        with_clip(args.options, args.clip), out, overwrite=args.overwrite, progress=_progress(args)
-    )  # fmt: skip
+    out, config = args.out or str(Path("runs") / (_clip_name(args.clip))), with_clip(args.options, args.clip)
+    if args.estimate:
+        show_estimate(config, out, overwrite=args.overwrite, say=print)
+        return
+    progress = _progress(args)
+
+    def begin() -> None:
+        announce(config, out, overwrite=args.overwrite, force=args.ignore_estimate, say=progress.note)
+
+    run = run_all(config, out, overwrite=args.overwrite, progress=progress, before=begin)
     _show_result(run, args)
 
 

@@ -48,6 +48,12 @@ def _column(figures: Sequence[FrameFigures], name: str) -> np.ndarray:
     return np.array([getattr(one, name) for one in figures], dtype=float)
 
 
+def _median(values: np.ndarray) -> float:
+    """Of what is known; NaN where nothing is."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else math.nan
+
+
 def _usual(values: np.ndarray) -> np.ndarray:
     """(T,) the median of each frame's neighbours, without the frame itself; NaN where there are few."""
     out = np.full(len(values), np.nan)
@@ -109,7 +115,7 @@ def _sizes(clip: Clip, figures: Sequence[FrameFigures]) -> list[Finding]:
         found.append(_whole("size", f"pictures of {clip.width} x {clip.height} pixels",
                             "there is hardly anything to match", "look whether the pictures are whole"))  # fmt: skip
     sizes = _column(figures, "size")
-    small = float(np.nanmedian(sizes)) if np.isfinite(sizes).any() else math.nan
+    small = _median(sizes)
     if small < SMALL:
         found.append(_whole("size", f"the object is only {small:.0f} pixels long in the median frame",
                             "its shape and motion can be told coarsely at best",
@@ -197,8 +203,8 @@ def _blur(figures: Sequence[FrameFigures]) -> list[Finding]:
 
 def _exposure(figures: Sequence[FrameFigures]) -> list[Finding]:
     gain = _column(figures, "gain")
-    rows = np.flatnonzero(np.abs(gain) > max(EXPOSED, 6 * 1.4826 * float(np.nanmedian(np.abs(gain)))
-                                             if np.isfinite(gain).any() else EXPOSED))  # fmt: skip
+    usual = 1.4826 * _median(np.abs(gain))
+    rows = np.flatnonzero(np.abs(gain) > max(EXPOSED, 6 * usual if math.isfinite(usual) else 0.0))
     steps = ", ".join(f"{math.exp(gain[row]) - 1:+.0%}" for row in rows[:3])
     found = _about("exposure", figures, rows, f"brightness jumps from the frame before ({steps})",
                    "colours of different frames disagree; the mean of them is learned", "--gaussians.exposure")  # fmt: skip
@@ -217,9 +223,9 @@ def _exposure(figures: Sequence[FrameFigures]) -> list[Finding]:
 
 def _texture(figures: Sequence[FrameFigures]) -> list[Finding]:
     texture = _column(figures, "texture")
-    if not np.isfinite(texture).any() or float(np.nanmedian(texture)) >= FEW_TEXTURED:
+    share = _median(texture)
+    if not share < FEW_TEXTURED:  # NaN: nothing was measured
         return []
-    share = float(np.nanmedian(texture))
     return [_whole("texture", f"only {share:.1%} of the object has a pattern that can be found again",
                    "its motion along the surface is told by the outline alone",
                    "more light, or paint marks on the object")]  # fmt: skip
@@ -247,7 +253,7 @@ def _masks(clip: Clip, figures: Sequence[FrameFigures]) -> list[Finding]:
     hollow = [i for i in range(len(holes)) if _pierced(holes, i)]
     found += _about("mask hole", figures, hollow, "the mask has a hole that the frames "
                     "around do not have", "the object has a hole there", "fill it")  # fmt: skip
-    torn = np.flatnonzero(pieces < np.nanmedian(pieces) - TORN)
+    torn = np.flatnonzero(pieces < _median(pieces) - TORN)
     found += _about("mask pieces", figures, [i for i in torn if i not in flicker], "the mask is in several pieces",
                     "pieces that are no part of the object become part of it", "draw it again", "info")  # fmt: skip
     found += _jumps(figures)
@@ -271,15 +277,15 @@ def _pierced(holes: np.ndarray, i: int) -> bool:
 def _jumps(figures: Sequence[FrameFigures]) -> list[Finding]:
     """Masks that are elsewhere than between those before and after, or go elsewhere for good."""
     centre = np.array([one.centre for one in figures], dtype=float)
-    size = float(np.nanmedian(_column(figures, "size")))
+    size = _median(_column(figures, "size"))
     if len(figures) < 3 or not math.isfinite(size):
         return []
     step = np.linalg.norm(np.diff(centre, axis=0), axis=1)
-    usual = float(np.nanmedian(step)) if np.isfinite(step).any() else 0.0
+    usual = _median(step) if np.isfinite(step).any() else 0.0
     off = np.full(len(figures), np.nan)
     off[1:-1] = np.linalg.norm(centre[1:-1] - (centre[:-2] + centre[2:]) / 2, axis=1)
     rows = {i for i in np.flatnonzero(off > JUMPED * size + 2 * usual).tolist()
-            if off[i] >= np.nanmax(off[max(i - 1, 0) : i + 2])}  # fmt: skip
+            if not (off[max(i - 1, 0) : i + 2] > off[i]).any()}  # fmt: skip
     rows |= {int(i) + 1 for i in np.flatnonzero(step > 0.6 * size + 4 * usual) if {int(i), int(i) + 1}.isdisjoint(rows)}
     return _about("mask jump", figures, sorted(rows), "the mask is elsewhere than the frames around lead to expect",
                   MATCHES + "; another thing may be marked", "look at this mask")  # fmt: skip
@@ -293,7 +299,8 @@ def view_angle(cameras: Camera, clip: Clip, figures: Sequence[FrameFigures]) -> 
     known."""
     poses, K = cameras.world_from_cam.numpy(), cameras.K.numpy()
     places, eyes = [], []
-    for row, one in enumerate(figures):
+    for one in figures:
+        row = one.row
         if math.isfinite(one.depth) and math.isfinite(one.centre[0]) and np.isfinite(poses[row]).all():
             ray = np.linalg.inv(K[row]) @ np.array([one.centre[0] + 0.5, one.centre[1] + 0.5, 1.0])
             places.append(poses[row][:3, :3] @ (ray * one.depth) + poses[row][:3, 3])
@@ -346,7 +353,7 @@ def _depth(clip: Clip, watch: ClipWatch) -> list[Finding]:
     if clip.depth is None or not np.isfinite(deep).any() or float(np.nanmax(deep)) == 0:
         return []
     found = []
-    usual = float(np.nanmedian(deep))
+    usual = _median(deep)
     if usual < 1 - HOLLOW_ALL:
         found.append(_whole("depth holes", f"only {usual:.0%} of the object has depth in the median frame",
                             "what has none gives no points: holes, or guesses by other frames",
@@ -386,8 +393,10 @@ def _depth_jumps(figures: Sequence[FrameFigures]) -> list[Finding]:
     apart[1:-1] = np.abs(log[2:] - log[:-2])
     rows = np.flatnonzero(off > DEPTH_JUMP + 2 * apart)
     step = np.abs(np.diff(log))
-    usual = float(np.nanmedian(step)) if np.isfinite(step).any() else 0.0
-    more = [int(i) + 1 for i in np.flatnonzero(step > 3 * DEPTH_JUMP + 6 * usual) if not {int(i), int(i) + 1} & set(rows)]
+    usual = _median(step) if np.isfinite(step).any() else 0.0
+    more = [
+        int(i) + 1 for i in np.flatnonzero(step > 3 * DEPTH_JUMP + 6 * usual) if not {int(i), int(i) + 1} & set(rows)
+    ]
     return _about("depth jump", figures, sorted({*rows.tolist(), *more}), "depth of the object jumps",
                   "the object seems to leap towards the camera or away", "look at these maps and their unit")  # fmt: skip
 
@@ -396,10 +405,11 @@ def _depth_scale(clip: Clip, figures: Sequence[FrameFigures]) -> list[Finding]:
     """Does depth go with the cameras' motion? The object's place, camera + scale x depth x ray, moves least for one
     scale (least squares of its steps over a quarter of the clip, which is closed)."""
     depth = _column(figures, "depth")
-    middle = float(np.nanmedian(depth))
+    middle = _median(depth)
     if clip.cameras is None or not clip.poses_given or not math.isfinite(middle):
         return []
-    poses, K = clip.cameras.world_from_cam.numpy(), clip.cameras.K.numpy()
+    rows = [one.row for one in figures]
+    poses, K = clip.cameras.world_from_cam.numpy()[rows], clip.cameras.K.numpy()[rows]
     rays = np.full((len(figures), 3), np.nan)
     for row, one in enumerate(figures):
         if math.isfinite(one.depth) and math.isfinite(one.centre[0]):

@@ -32,7 +32,7 @@ class FrameFigures:
     """Numbers of one frame; NaN where there is nothing to measure.
 
     Attributes:
-        frame: of the whole clip. sharp: log of the mean second derivative on the object. gain: log of the brightness
+        frame: of the whole clip. row: among the selected ones. sharp: log of the mean second derivative on the object. gain: log of the brightness
             over that of the frame before. lit_around: that was told by what is around the object. clipped: share of the object that is black or white throughout.
         change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
         area: object pixels. centre: px. size: px, longest side of its box. turned, turned_skip: 1 - overlap with the
@@ -42,6 +42,7 @@ class FrameFigures:
     """
 
     frame: int
+    row: int
     sharp: float = NAN
     gain: float = NAN
     lit_around: bool = False
@@ -106,7 +107,7 @@ class ClipWatch:
 
     def add(self, row: int, image: np.ndarray, mask: np.ndarray, depth: np.ndarray | None) -> None:
         """image (H, W, 3) uint8, mask (H, W) bool, depth (H, W) float or None, of selected frame `row`."""
-        figures = FrameFigures(int(self.clip.frames[row]))
+        figures = FrameFigures(int(self.clip.frames[row]), row)
         step = -(-max(image.shape[:2]) // LONGEST)
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         small, inside = grey, mask.astype(np.uint8)
