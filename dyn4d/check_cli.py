@@ -60,18 +60,19 @@ def findings_table(findings: Sequence[Finding], width: int | None = None) -> str
     left = sum(sides) + 2 * 3
     lines = ["  ".join(name.ljust(side) for name, side in zip(COLUMNS[:3], sides)) + "  what"]
     for head, finding in zip(heads, findings):
-        parts = [finding.line()]
-        parts += [f"-> {finding.consequence}"] if finding.consequence else []
-        parts += [f"   mend: {finding.remedy}"] if finding.remedy else []
-        text: list[str] = []
-        for part in parts:
-            text += textwrap.wrap(part, max(width - left, 30), subsequent_indent="   " if part is not parts[0] else "",
-                                  drop_whitespace=True, break_long_words=False, break_on_hyphens=False,
-                                  initial_indent="   " if part.startswith("   ") else "") or [""]  # fmt: skip
+        parts = [("", finding.line()), ("-> ", finding.consequence), ("   mend: ", finding.remedy)]
+        text = [line for mark, part in parts if part for line in _wrapped(mark, part, max(width - left, 30))]
         first = "  ".join(value.ljust(side) for value, side in zip(head, sides))
         lines.append(f"{first}  {text[0]}")
         lines += [" " * left + line for line in text[1:]]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _wrapped(mark: str, text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=mark, subsequent_indent=" " * len(mark), break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def as_json(clip: Clip | None, source: str, findings: Sequence[Finding]) -> dict[str, Any]:

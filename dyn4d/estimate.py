@@ -145,7 +145,7 @@ def _smaller(size: ClipSize, ratio: float) -> ClipSize:
 def _every(frames: str | None, count: int, step: int) -> str:
     """`--frames` that takes every n-th of the frames taken now."""
     parts = (frames or "").split(":")
-    start, stop = (parts + ["", ""])[:2]
+    start, stop = [*parts, "", ""][:2]
     before = int(parts[2]) if len(parts) > 2 and parts[2].strip() else 1
     return f"{start or 0}:{stop or count}:{before * step}"
 

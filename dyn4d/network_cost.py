@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from dataclasses import asdict, dataclass
@@ -61,10 +62,8 @@ def network_cost(config: Config, size: ClipSize, device: torch.device, *, measur
         if not measure:
             return None
     cost = _measure(config, grid, device)
-    try:
+    with contextlib.suppress(Dyn4DError, OSError, RuntimeError):  # else it is measured again the next time
         write_json(_place(config, grid, device), asdict(cost))
-    except (Dyn4DError, OSError, RuntimeError):
-        pass  # it is measured again the next time
     return cost
 
 

@@ -6,6 +6,7 @@ another.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -207,8 +208,6 @@ def machine_speed(device: torch.device, *, fresh: bool = False) -> MachineSpeed:
     if speed is None:
         speed = measure_speed(device)
         if path is not None:
-            try:
+            with contextlib.suppress(Dyn4DError, OSError):  # else it is measured again the next time
                 write_json(path, {"format": FORMAT, "measured": time.time(), "seconds": asdict(speed)})
-            except (Dyn4DError, OSError):
-                pass  # it is measured again the next time
     return speed

@@ -17,8 +17,8 @@ from dyn4d.core.types import Clip
 from dyn4d.gaussians.config import GaussiansConfig
 from dyn4d.matching.config import MatchingConfig
 from dyn4d.matching.pairs import SceneGraph, pair_graph
-from dyn4d.matching.windows import MAX_ENLARGEMENT, mask_box
 from dyn4d.matching.windows import MARGIN as FLOW_MARGIN
+from dyn4d.matching.windows import MAX_ENLARGEMENT, mask_box
 
 SAMPLED = 8  # frames that are looked at
 MATCHED = 0.8  # share of the object's pixels that flow finds again in the other frame
@@ -152,7 +152,7 @@ def _solves(config: Config, source: str, poses_given: bool) -> bool:
 
 
 def _pictures(config: Config, frames: int) -> tuple[int, int]:
-    names: Sequence[str] = [name for name in dict.fromkeys(config.render.which)]
+    names: Sequence[str] = list(dict.fromkeys(config.render.which))
     painted = sum(name in ("tracks", "compare") for name in names)
     bullet = 72 if "bullet" in names else 0
     drawn = sum(name not in ("tracks", "bullet") for name in names) * frames + bullet

@@ -32,8 +32,9 @@ class FrameFigures:
     """Numbers of one frame; NaN where there is nothing to measure.
 
     Attributes:
-        frame: of the whole clip. row: among the selected ones. sharp: log of the mean second derivative on the object. gain: log of the brightness
-            over that of the frame before. lit_around: that was told by what is around the object. clipped: share of the object that is black or white throughout.
+        frame: of the whole clip. row: among the selected ones. sharp: log of the mean second derivative on the object.
+        gain: log of the brightness over that of the frame before. lit_around: that was told by what is around the
+            object. clipped: share of the object that is black or white throughout.
         change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
         area: object pixels. centre: px. size: px, longest side of its box. turned, turned_skip: 1 - overlap with the
             mask before and before that, laid centre on centre. border: px of it on the edge of the picture.

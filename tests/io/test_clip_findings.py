@@ -188,7 +188,7 @@ def test_a_damage_is_found_and_its_frame_named(clean: Clip, name: str) -> None:
         assert told[kind] == frames
     one = next(f for f in found if f.kind == kind)
     assert one.severity in ("warning", "info") and "\n" not in one.line()
-    assert one.consequence and one.remedy or kind == "mask empty"
+    assert (one.consequence and one.remedy) or kind == "mask empty"
 
 
 def test_the_shift_of_depth_is_measured(clean: Clip) -> None:
