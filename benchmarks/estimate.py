@@ -30,7 +30,10 @@ from dyn4d.workload import count_work, look_at_clip
 
 MEASURED = {"seconds": "busy_seconds", "memory": "peak_memory", "disk": "disk"}
 PUBLIC = ("gt_", "real_camel", "real_dog", "real_breakdance", "creature", "worm", "dancer", "turntable")
-PULL = 0.03  # towards 1 of each factor: what no run tells stays about what it was thought to be
+PULL = 0.03  # towards what is expected of each factor: what no run tells stays about that
+EXPECTED = {"moving": 0.3, "steps": 0.5}  # else 1
+KNOWN = {"geometry": {"read": 2.0}, "gaussians": {"read": 3.0, "drawing": 1.0, "pixels": 0.2}, "prepare": {"read": 1.2}}
+"""Factors that follow from what is done: frames are read so often, and a step draws once."""
 
 
 def parts_of(row: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
@@ -52,18 +55,24 @@ def fit(rows: list[dict[str, Any]], parts: list[dict[str, Any]]) -> dict[str, An
     for kind, column in MEASURED.items():
         out[kind] = {}
         for stage in STAGES:
-            names = [name for name in parts[0][kind][stage] if name != "network"]
-            table = np.array([[each[kind][stage][name] for name in names] for each in parts])
+            known = KNOWN.get(stage, {}) if kind == "seconds" else {}
+            names = [name for name in parts[0][kind][stage] if name != "network" and name not in known]
+            out[kind][stage] = dict(known)
             told = np.array([row["stages"][stage][column] for row in rows], dtype=float)
+            if not names:
+                continue
+            table = np.array([[each[kind][stage][name] for name in names] for each in parts])
+            rest = np.array([sum(each[kind][stage][name] * value for name, value in known.items()) for each in parts])
+            expected = np.array([EXPECTED.get(name, 1.0) for name in names])
             floor = {"seconds": 0.3, "memory": 1.0, "disk": 1e5}[kind]
             weight = 1 / np.maximum(told, floor)
             used = table.max(0) > 0
             size = np.maximum((table * weight[:, None]).max(0), 1e-9)
             pull = PULL * np.diag(np.minimum(size, 1.0)) if kind != "disk" else np.zeros((len(names), len(names)))
             system = np.vstack([table * weight[:, None], pull])
-            found, _ = nnls(system, np.concatenate([told * weight, pull.sum(1)]))
-            out[kind][stage] = {
-                name: float(f"{value:.4g}") for name, value, known in zip(names, found, used) if known and value > 0
+            found, _ = nnls(system, np.concatenate([np.maximum(told - rest, 0) * weight, pull @ expected]))
+            out[kind][stage] |= {
+                name: float(f"{value:.4g}") for name, value, told_of in zip(names, found, used) if told_of and value > 0
             }
     return out
 

@@ -78,6 +78,7 @@ def seconds_parts(work: Workload, config: Config, speed: MachineSpeed, *, parall
         },
         "gaussians": {
             "drawing": train.steps * drawing,
+            "moving": train.steps * work.gaussians / MOVED * speed.field if moves else 0.0,
             "pixels": train.steps * pixels * speed.draw,
             "hold": train.steps / train.field_every * 0.25 * batch if moves and train.field > 0 else 0.0,
             "steps": train.steps * 0.1 * speed.field,

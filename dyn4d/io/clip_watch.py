@@ -22,6 +22,7 @@ OUTLINE = 192  # px: of masks that are compared
 CORE = 3  # px: this far inside the outline the object's own surface is looked at
 SITES, REACH = 16, 8  # places in the clip at which the background's motion is measured, frames between
 CORNERS = 200
+EDGED = 1.4  # times the slope on the object beside it: slope along the outline of a gap that is none of its holes
 TEXTURED = 3e-4  # smaller eigenvalue of the structure (of pictures in [0, 1]) from which a pixel can be found again
 
 NAN = math.nan
@@ -38,7 +39,8 @@ class FrameFigures:
         change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
         area: object pixels. centre: px. size: px, longest side of its box. turned, turned_skip: 1 - overlap with the
             mask before and before that, laid centre on centre. border: px of it on the edge of the picture.
-        holes: area enclosed by it over its own. pieces: share of its largest piece. texture: share that is textured.
+        holes: area enclosed without an edge over its own. pieces: share of its largest piece. texture: share that is
+            textured.
         deep: share of it with depth. depth, spread: median and relative width of that. levels: different values.
     """
 
@@ -119,7 +121,7 @@ class ClipWatch:
         whole = bool(mask.all())
         _surface(figures, small, inside)
         if not whole:
-            _shape(figures, inside, step)
+            _shape(figures, small, inside, step)
         self._compare(figures, image, grey, inside, whole)
         if not whole:
             self._background(row, small, inside, step)
@@ -138,7 +140,8 @@ class ClipWatch:
         scale = min(OUTLINE / max(inside.shape), 1.0)
         size = (max(round(inside.shape[1] * scale), 1), max(round(inside.shape[0] * scale), 1))
         outline = cv2.resize(inside * 255, size, interpolation=cv2.INTER_AREA) > 127
-        around = cv2.resize(cv2.dilate(inside, np.ones((9, 9), np.uint8)), thumb.shape[::-1]) == 0
+        shrunk = (cv2.resize(inside * 255, thumb.shape[::-1], interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
+        around = cv2.dilate(shrunk, np.ones((9, 9), np.uint8)) == 0
         mine = _Seen(hash(image.tobytes()), thumb, outline, _middle(outline), around)
         if self._seen:
             before = self._seen[-1]
@@ -195,7 +198,7 @@ def _surface(figures: FrameFigures, grey: np.ndarray, inside: np.ndarray) -> Non
     figures.clipped = float(((values <= 1) | (values >= 254)).mean())
 
 
-def _shape(figures: FrameFigures, inside: np.ndarray, step: int) -> None:
+def _shape(figures: FrameFigures, grey: np.ndarray, inside: np.ndarray, step: int) -> None:
     """Area, place, edges, holes and pieces of a mask."""
     pixels = int(np.count_nonzero(inside))
     figures.area = float(pixels * step * step)
@@ -209,10 +212,30 @@ def _shape(figures: FrameFigures, inside: np.ndarray, step: int) -> None:
     figures.border = float(np.count_nonzero(edge) * step)
     count, _, stats, _ = cv2.connectedComponentsWithStats(inside, connectivity=8)
     figures.pieces = float(stats[1:, cv2.CC_STAT_AREA].max() / pixels) if count > 1 else 1.0
-    outside = np.pad(1 - inside, 1, constant_values=1)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(outside, connectivity=4)
-    rest = sum(int(stats[k, cv2.CC_STAT_AREA]) for k in range(1, count) if k != labels[0, 0])
-    figures.holes = rest / pixels
+    figures.holes = _holes(grey, inside) / pixels
+
+
+def _holes(grey: np.ndarray, inside: np.ndarray) -> int:
+    """Pixels that a mask encloses though nothing in the picture says that the object ends there: along the outline of a
+    gap between limbs there is an edge, stronger than those on the object beside it."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(np.pad(1 - inside, 1, constant_values=1), connectivity=4)
+    labels = labels[1:-1, 1:-1]
+    total = 0
+    for k in range(1, count):
+        left, top, width, height, area = (int(value) for value in stats[k])
+        if left == 0 or area < 9:  # all around the object
+            continue
+        box = np.s_[max(top - 9, 0) : top + height + 8, max(left - 9, 0) : left + width + 8]
+        hole = (labels[box] == k).astype(np.uint8)
+        part = np.ascontiguousarray(grey[box]).astype(np.float32)
+        slope = np.hypot(cv2.Sobel(part, cv2.CV_32F, 1, 0), cv2.Sobel(part, cv2.CV_32F, 0, 1))
+        three, five = np.ones((3, 3), np.uint8), np.ones((13, 13), np.uint8)
+        wide = cv2.dilate(hole, np.ones((5, 5), np.uint8))
+        rim = (cv2.dilate(hole, three) > 0) & (cv2.erode(hole, three, borderValue=0) == 0)
+        beside = (cv2.dilate(hole, five) > 0) & (wide == 0) & (inside[box] > 0)
+        if not beside.any() or slope[rim].mean() < EDGED * slope[beside].mean() + 4:
+            total += area
+    return total
 
 
 def _unlike(a: _Seen, b: _Seen) -> float:
