@@ -39,7 +39,7 @@ KNOWN = {"geometry": {"read": 2.0}, "gaussians": {"read": 3.0, "drawing": 1.0, "
 def parts_of(row: dict[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
     """kind -> stage -> part, of the run that a row describes."""
     words = [row["clip"], "--preset", "quick", *row["words"]]
-    args = cli.parse(cli.WholeRunArgs, "run", words, cli.WholeRunArgs(options=cli.load_preset("quick")))
+    args = cli.parse(cli.RunArgs, "run", words, cli.RunArgs(options=cli.load_preset("quick")))
     config = with_clip(args.options, args.clip)
     clip = open_clip(config)
     work = count_work(look_at_clip(clip), config, choose_source(clip, config.geometry), poses_given=clip.poses_given)

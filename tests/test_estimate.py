@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused_with_what_would(what: str) -> None:
     assert all(way in str(caught.value) for way in ways) and "\n" not in str(caught.value)
     for way in ways:  # they are options of the command line, and with them it does fit
         words = ["clip", "--preset", "quick", *way.split()]
-        args = cli.parse(cli.WholeRunArgs, "run", words, cli.WholeRunArgs(options=QUICK))
+        args = cli.parse(cli.RunArgs, "run", words, cli.RunArgs(options=QUICK))
         new = with_clip(args.options, "clip")
         ratio = (args.options.max_size or 3840) / 3840 if "--max-size" in way else 1.0
         step = int(new.frames.split(":")[2]) if new.frames else 1
