@@ -137,7 +137,9 @@ def main() -> None:
     if given.markdown:
         from matching_gaps import write_section
 
-        write_section(given.markdown, "estimate", "Estimates of runs", text)
+        words = "`python benchmarks/estimate.py`: one thread, other work on the machine; runs that are named by a scene's size "
+        words += "are those that the factors were fitted on."
+        write_section(given.markdown, "estimate", f"## Estimates of runs\n\n{words}\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +95,8 @@ def as_json(clip: Clip | None, source: str, findings: Sequence[Finding]) -> dict
     }  # fmt: skip
 
 
-def check(request: CheckRequest, progress: Any) -> tuple[str, Sequence[Finding]]:
-    """Look at a clip. Returns the text for standard output, and the findings; writes the JSON file if one is named.
+def check(request: CheckRequest, progress: Any, say: Callable[[str], None]) -> Sequence[Finding]:
+    """Look at a clip, and `say` the table, or the JSON; that is written to a file if one is named.
 
     Raises:
         InputError: the clip cannot be opened (the JSON then says so too).
@@ -107,31 +107,26 @@ def check(request: CheckRequest, progress: Any) -> tuple[str, Sequence[Finding]]
     try:
         clip = load_clip(request.clip, mask=request.mask, frames=request.frames, max_size=request.max_size)
     except InputError as error:
-        _to_json(as_json(None, request.clip, [Finding("error", str(error), kind="unreadable")]), request.json)
+        _give(as_json(None, request.clip, [Finding("error", str(error), kind="unreadable")]), request.json, say)
         raise
     findings = inspect_clip(clip, progress)
-    content = as_json(clip, str(clip.source), findings)
-    text = _to_json(content, request.json, print_it=False)
-    if text is None:
+    _give(as_json(clip, str(clip.source), findings), request.json, say)
+    if request.json != "-":
         warnings = sum(f.severity == "warning" for f in findings)
         errors = sum(f.severity == "error" for f in findings)
         count = f"{errors} {_plural('error', errors)}, {warnings} {_plural('warning', warnings)}"
         head = f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels; {count}"
-        text = f"{head}\n{findings_table(findings)}"
-    return text, findings
+        say(f"{head}\n{findings_table(findings)}")
+    return findings
 
 
 def _plural(word: str, count: int) -> str:
     return word if count == 1 else f"{word}s"
 
 
-def _to_json(content: dict[str, Any], where: str | None, *, print_it: bool = True) -> str | None:
-    """The text where it goes to standard output; else None, written to the file if one is named."""
+def _give(content: dict[str, Any], where: str | None, say: Callable[[str], None]) -> None:
+    """The JSON, where it is asked for."""
     if where == "-":
-        text = json_text(content)
-        if print_it:
-            print(text)
-        return text
-    if where:
+        say(json_text(content))
+    elif where:
         write_json(Path(where), content)
-    return None

@@ -191,9 +191,7 @@ def check_command(name: str, words: Sequence[str]) -> None:
     from dyn4d.io.check import refuse_errors
 
     request = CheckRequest(**{f.name: getattr(args, f.name) for f in fields(CheckRequest)})
-    text, findings = check(request, _progress(args))
-    print(text)
-    refuse_errors(findings)
+    refuse_errors(check(request, _progress(args), print))
 
 
 def match_command(name: str, words: Sequence[str]) -> None:

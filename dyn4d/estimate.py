@@ -210,7 +210,8 @@ def what_would_fit(estimate: Estimate) -> tuple[str, ...]:
     together; () where nothing that is known does."""
     alone: list[str] = []
     for change in CHANGES:
-        found = next((text for text, *new in change(estimate.size, estimate.config) if fits(estimate, *new)), None)
+        tries = change(estimate.size, estimate.config)
+        found = next((text for text, size, config in tries if fits(estimate, size, config)), None)
         alone += [found] if found else []
     if alone:
         return tuple(alone)

@@ -150,7 +150,7 @@ class ClipWatch:
             here, there = (cv2.blur(picture, (5, 5)) for picture in (thumb, before.thumb))
             lit = (here > 12) & (there > 12) & (here < 245) & (there < 245)
             around = lit & mine.around & before.around
-            figures.lit_around = np.count_nonzero(around) >= 64
+            figures.lit_around = bool(np.count_nonzero(around) >= 64)
             lit = around if figures.lit_around else lit
             if np.count_nonzero(lit) >= 16:
                 figures.gain = float(np.median(np.log(here[lit] / there[lit])))

@@ -68,7 +68,7 @@ class DepthFit:
         pad = NEAR + SHIFT + 2
         box = np.s_[max(rows[0] - pad, 0) : rows[-1] + pad, max(columns[0] - pad, 0) : columns[-1] + pad]
         inside, depth = np.ascontiguousarray(inside[box]), np.ascontiguousarray(depth[box])
-        outline = inside ^ cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=1)
+        outline = inside - cv2.erode(inside, np.ones((3, 3), np.uint8), borderValue=1)
         if np.count_nonzero(outline) < LEAST:
             return
         away = cv2.distanceTransform(1 - outline, cv2.DIST_L2, 5)
