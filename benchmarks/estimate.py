@@ -137,8 +137,10 @@ def main() -> None:
     if given.markdown:
         from matching_gaps import write_section
 
-        words = "`python benchmarks/estimate.py`: one thread, other work on the machine; runs that are named by a scene's size "
-        words += "are those that the factors were fitted on."
+        words = (
+            "`python benchmarks/estimate.py`: one thread, with other work on the machine. The factors were fitted on "
+            "the runs that are named by what is special about them; the others were not seen by the fit."
+        )
         write_section(given.markdown, "estimate", f"## Estimates of runs\n\n{words}\n\n{text}")
 
 
