@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from dyn4d.core.errors import InputError
 from dyn4d.io import ply_fields as pf
 from dyn4d.io.row_writers import with_degree
-from dyn4d.io.rows import Rows, require_positions
+from dyn4d.io.rows import Rows, require_gaussians, require_positions
 from dyn4d.io.selection import Selection
 
 CLUSTER_CELLS = 4.0  # gap that parts a cluster, in spacings of the points
@@ -119,14 +118,15 @@ def _by_neighbours(rows: Rows, selection: Selection, keep: np.ndarray, counts: d
 def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
     """The rows of several files, one after the other, with the fields of the first.
 
-    Spherical harmonics of a lower degree are filled up with zeros, and so are normals that a file of Gaussians lacks;
-    a note says so. Numbers take the wider of two types.
+    Spherical harmonics of a lower degree are filled up with zeros, and so are normals that a file of Gaussians lacks.
+    Other fields that are not in every file are dropped, since any value would be invented. Notes say so. Numbers take
+    the wider of two types.
 
     Returns:
         The rows, and notes.
 
     Raises:
-        InputError: fewer than two files, Gaussians and points together, or fields that differ otherwise.
+        InputError: fewer than two files, Gaussians and points together, or Gaussians that lack a field.
     """
     if len(sources) < 2:
         raise InputError("merging needs two files or more, and then the file to write")
@@ -141,17 +141,11 @@ def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
     notes: list[str] = []
     sources = _with_one_degree(sources, notes) if True in kinds else list(sources)
     sources = _with_normals(sources, notes) if True in kinds else sources
-    first = sources[0]
-    for rows in sources[1:]:
-        odd = sorted(set(first.names) ^ set(rows.names))
-        if odd:
-            has = first.path if odd[0] in first.names else rows.path
-            raise InputError(f"{first.path} and {rows.path} have different fields: {', '.join(odd[:6])} "
-                             f"{'are' if len(odd) > 1 else 'is'} not in both ({odd[0]} is in {has})")  # fmt: skip
+    first, names = sources[0], _common_fields(sources, notes)
     faces = [str(r.path) for r in sources if r.kind == "mesh"]
     if faces:
         notes.append(f"the faces of {', '.join(faces)} are left out")
-    dtype = np.dtype([(name, np.result_type(*(rows.dtype[name] for rows in sources))) for name in first.names])
+    dtype = np.dtype([(name, np.result_type(*(rows.dtype[name] for rows in sources))) for name in names])
 
     def read(count: int) -> Iterator[np.ndarray]:
         for rows in sources:
@@ -160,12 +154,24 @@ def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
                     yield block
                     continue
                 out = np.empty(len(block), dtype)
-                for name in first.names:
+                for name in names:
                     out[name] = block[name]
                 yield out
 
     total = sum(rows.count for rows in sources)
     return replace(first, dtype=dtype, count=total, read=read, header=None, comments=()), tuple(notes)
+
+
+def _common_fields(sources: Sequence[Rows], notes: list[str]) -> tuple[str, ...]:
+    """The fields that all files have, in the first one's order; a note for each that some do not have."""
+    if pf.is_gaussian(sources[0].names):
+        for rows in sources:
+            require_gaussians(rows, "merging")
+    for name in dict.fromkeys(name for rows in sources for name in rows.names):
+        without = [str(rows.path) for rows in sources if name not in rows.names]
+        if without:
+            notes.append(f"the field {name} is dropped, for it is not in {', '.join(without)}")
+    return tuple(name for name in sources[0].names if all(name in rows.names for rows in sources))
 
 
 def _with_one_degree(sources: Sequence[Rows], notes: list[str]) -> list[Rows]:
@@ -204,9 +210,3 @@ def _filler(dtype: np.dtype, names: tuple[str, ...]):
         return out
 
     return change
-
-
-def open_all(paths: Sequence[str | Path]) -> list[Rows]:
-    from dyn4d.io.rows import open_rows
-
-    return [open_rows(path) for path in paths]
