@@ -86,12 +86,19 @@ def _show_result(run: RunFolder, args: Common) -> None:
 def run_command(name: str, words: Sequence[str]) -> None:
     default = RunArgs(options=_preset_of(words, "default"))
     args = parse(RunArgs, name, words, default)
+    from dyn4d.estimate_cli import announce, show_estimate
     from dyn4d.pipeline import run_all
 
-    out = args.out or str(Path("runs") / (_clip_name(args.clip)))
-    run = run_all(
-        with_clip(args.options, args.clip), out, overwrite=args.overwrite, progress=_progress(args)
-    )  # fmt: skip
+    out, config = args.out or str(Path("runs") / (_clip_name(args.clip))), with_clip(args.options, args.clip)
+    if args.estimate:
+        show_estimate(config, out, overwrite=args.overwrite, say=print)
+        return
+    progress = _progress(args)
+
+    def begin() -> None:
+        announce(config, out, overwrite=args.overwrite, force=args.ignore_estimate, say=progress.note)
+
+    run = run_all(config, out, overwrite=args.overwrite, progress=progress, before=begin)
     _show_result(run, args)
 
 
@@ -181,16 +188,11 @@ def view_command(name: str, words: Sequence[str]) -> None:
 
 def check_command(name: str, words: Sequence[str]) -> None:
     args = parse(CheckArgs, name, words, CheckArgs())
-    from dyn4d.io.check import check_clip, refuse_errors
-    from dyn4d.io.clips import load_clip
+    from dyn4d.check_cli import CheckRequest, check
+    from dyn4d.io.check import refuse_errors
 
-    clip = load_clip(args.clip, mask=args.mask, frames=args.frames, max_size=args.max_size)
-    findings = check_clip(clip, progress=_progress(args))
-    _say(f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels", args)
-    for finding in findings:
-        if finding.severity != "error":
-            print(f"{finding.severity}: {finding.line()}")
-    refuse_errors(findings)
+    request = CheckRequest(**{f.name: getattr(args, f.name) for f in fields(CheckRequest)})
+    refuse_errors(check(request, _progress(args), print))
 
 
 def import_command(name: str, words: Sequence[str]) -> None:
@@ -253,7 +255,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
     "import": (import_command, "SOURCE --out CLIP", "a clip folder of a recording or data set in another format"),
-    "check": (check_command, "CLIP", "look at every frame of a clip"),
+    "check": (check_command, "CLIP", "what is wrong or risky in a clip, before hours are spent"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),

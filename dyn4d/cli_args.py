@@ -28,8 +28,8 @@ class Common:
 
 
 @dataclass(frozen=True)
-class RunArgs(Common):
-    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
+class ClipRunArgs(Common):
+    """What commands share that make a run of a clip."""
 
     PLACES: ClassVar[dict[str, str]] = {"clip": "CLIP"}
     NAMES: ClassVar[dict[str, str]] = {"options": ""}
@@ -46,7 +46,17 @@ class RunArgs(Common):
 
 
 @dataclass(frozen=True)
-class PrepareArgs(RunArgs):
+class RunArgs(ClipRunArgs):
+    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
+
+    estimate: bool = False
+    """Only say how long it would take here, and how much memory and disk; write nothing."""
+    ignore_estimate: bool = False
+    """Begin although memory or disk are expected not to do."""
+
+
+@dataclass(frozen=True)
+class PrepareArgs(ClipRunArgs):
     """Make a run: every frame of the clip is looked at, and its time is fixed."""
 
     NEEDS: ClassVar[tuple[str, ...]] = ("out",)
@@ -175,7 +185,7 @@ class ImportArgs(Common):
 
 @dataclass(frozen=True)
 class CheckArgs(Common):
-    """Look at every frame of a clip."""
+    """Look at every frame of a clip: what is wrong or risky, what follows from it, and how to mend it."""
 
     PLACES: ClassVar[dict[str, str]] = {"clip": "CLIP"}
 
@@ -187,6 +197,8 @@ class CheckArgs(Common):
     """As it would be with this longest side, in pixels."""
     mask: str = "auto"
     """auto, alpha, none, or a folder or video."""
+    json: str | None = None
+    """Write what was found to this file too; - prints that instead of the table."""
 
 
 @dataclass(frozen=True)
