@@ -137,6 +137,16 @@ def read_mask(path: str | Path) -> np.ndarray:
     return threshold_mask(_mask_values(_open(Path(path))))
 
 
+def read_labels(path: str | Path) -> np.ndarray:
+    """(H, W) int64 numbers of objects, 0 = none: the indices of a picture with a palette (as DAVIS and SAM 2 write
+    them), the values of a grey one. Raises `InputError` naming the file."""
+    path = Path(path)
+    picture = _open(path)
+    if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
+        raise InputError(f"{path} is a picture of mode {picture.mode}; numbers of objects need a palette or grey values")
+    return np.array(picture).astype(np.int64)
+
+
 def read_depth(path: str | Path, depth_div: float = 1000.0) -> np.ndarray:
     """(H, W) float32 planar z: integers / `depth_div`, float .npy as it is. What is not finite or below 0 becomes 0
     (none); `read_depth_counted` also says how many. Raises `InputError` naming the file."""
