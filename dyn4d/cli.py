@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from dyn4d import __version__
 from dyn4d.config import Options, load_config, load_preset, with_clip
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
 from dyn4d.runs import RunFolder, describe_error
+from dyn4d.segmentation.config import MaskConfig
 from dyn4d.training.config import MatcherTraining
 
 if TYPE_CHECKING:
@@ -126,6 +127,57 @@ class ViewArgs(Common):
     """The first port to try."""
     browser: bool = True
     """Open it in the browser; else only the address is printed."""
+
+
+@dataclass(frozen=True)
+class MaskArgs(Common):
+    """Object masks for every frame of a clip: from a box, clicks or masks on some of its frames, from its background's
+    colour or alpha channel, or from the files of another program. Writes OUT/mask/, OUT/masks.json (a score for each
+    frame) and OUT/mask_sheet.png to judge them by; --edit opens a page to correct them."""
+
+    clip: Annotated[Positional[str], arg(metavar="CLIP")] = ""
+    """Clip folder, video file, or folder of pictures."""
+    out: str | None = None
+    """The folder that mask/ is put into. Default: CLIP, where that is a folder with rgb/."""
+    box: Annotated[tuple[tuple[float, float, float, float], ...], arg(metavar="X0 Y0 X1 Y1"), UseAppendAction] = ()
+    """A box round the object, pixels; again for further key frames."""
+    frame: Annotated[tuple[int, ...], arg(metavar="N"), UseAppendAction] = ()
+    """The frame of the box or the points, from 0; once for each box. Default: 0."""
+    point: Annotated[tuple[tuple[float, float], ...], arg(metavar="X Y"), UseAppendAction] = ()
+    """A place on the object; may be given again."""
+    not_point: Annotated[tuple[tuple[float, float], ...], arg(metavar="X Y"), UseAppendAction] = ()
+    """A place beside the object; may be given again."""
+    key_masks: str | None = None
+    """Finished masks of some frames: a folder of pictures with their names, or one file (of --frame)."""
+    keys: str | None = None
+    """Boxes, points and masks of several frames: a JSON file, see docs/masks.md."""
+    alpha: FlagCreatePairsOff[bool] = False
+    """Masks are the frames' alpha channel."""
+    chroma: str | None = None
+    """The object is before a screen: green, blue, #rrggbb, or auto."""
+    background: str | None = None
+    """The object is before a flat background: auto, or #rrggbb."""
+    masks: str | None = None
+    """Masks that another program made: a folder of PNGs, also with a palette (DAVIS, SAM 2), a video, or RLE in JSON."""
+    object_id: int | None = None
+    """Which object of these."""
+    method: Literal["auto", "grabcut", "sam2"] = "auto"
+    """Who follows the object. auto: SAM 2 where its package and weights are there, else grabcut: GrabCut and flow."""
+    sam2_weights: str | None = None
+    """A checkpoint of SAM 2 on disk; also in the variable DYN4D_SAM2_WEIGHTS."""
+    sam2_config: str | None = None
+    """The configuration of the package sam2 that fits it. Default: by the checkpoint's name."""
+    device: str = "auto"
+    """Of SAM 2: auto, cpu or cuda."""
+    edit: FlagCreatePairsOff[bool] = False
+    """Open a page on this machine to correct the masks with a brush. Ctrl-C ends it."""
+    port: int = 8090
+    """With --edit: the first port to try."""
+    browser: bool = True
+    """With --edit: open it in the browser; else only the address is printed."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace masks that are there."""
+    options: Annotated[MaskConfig, arg(name="")] = dataclass_field(default_factory=MaskConfig)
 
 
 @dataclass(frozen=True)
@@ -429,6 +481,20 @@ def match_command(name: str, words: Sequence[str]) -> None:
     _say(match_pictures(request, _progress(args)), args)
 
 
+def mask_command(name: str, words: Sequence[str]) -> None:
+    args = parse(MaskArgs, name, words, MaskArgs(), needs=("clip",))
+    from dyn4d.mask_cli import MaskRequest, make_masks
+
+    request = MaskRequest(**{f.name: getattr(args, f.name) for f in fields(MaskRequest)})
+    if args.edit:
+        from dyn4d.mask_edit import edit_masks
+
+        edit_masks(request, port=args.port, browser=args.browser, say=lambda text: print(text, flush=True),
+                   progress=_progress(args))  # fmt: skip
+        return
+    _say(make_masks(request, _progress(args)), args)
+
+
 def ply_command(name: str, words: Sequence[str]) -> None:
     from dyn4d.ply_cli import ACTIONS
     from dyn4d.ply_cli import usage as ply_usage
@@ -483,6 +549,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
     "check": (check_command, "CLIP", "look at every frame of a clip"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
+    "mask": (mask_command, "CLIP --box X0 Y0 X1 Y1", "masks of the object for every frame, and a page to correct them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
     "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),

@@ -124,7 +124,9 @@ def _json(path: Path, names: Sequence[str], object_id: int | None) -> tuple[Read
     chosen = _one_of(path, ids, object_id)
     last = max(table)
     if last >= len(names):
-        raise InputError(f"{path} has a mask for frame {last}, the clip has {len(names)} frames (0 to {len(names) - 1})")
+        raise InputError(
+            f"{path} has a mask for frame {last}, the clip has {len(names)} frames (0 to {len(names) - 1})"
+        )
     first = next(rle for objects in table.values() for rle in objects.values() if rle)
     labels = [f"{path}, frame {i}" for i in range(len(names))]
 

@@ -57,35 +57,30 @@ def _checks(
 
     step: labels that the flow brought agree with those found, and their flow comes back. key: the same for those of
     the key frame. cycle: the labels found, taken back to the key frame, are its labels. area: no jump of it.
-    edge: how sharp the labels are.
+
     """
     near = cv2.dilate((found > 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     trust = [float(one.trust[near].mean()) if near.any() else 0.0 for one in carried]
     agree = [overlap(one.chance, found) for one in carried]
     taken = cv2.remap(found, *targets(back), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     areas = sorted([float((found > 0.5).sum()) + 1, float((before > 0.5).sum()) + 1])
-    band = (found > 0.02) & (found < 0.98)
-    rim = cv2.morphologyEx((found > 0.5).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).sum()
     return {
         "step": agree[0] ** 0.5 * (0.8 + 0.2 * trust[0]),
         "key": agree[-1],
         "trust": trust[-1],
         "cycle": overlap(taken, key),
         "area": (areas[0] / areas[1]) ** 0.5,
-        "edge": float(np.clip(2 * rim / max(int(band.sum()), 1), 0, 1)),
         "present": float((found > 0.5).sum() > 0.02 * (key > 0.5).sum()),
     }
 
 
 def score_of(checks: dict[str, float]) -> float:
     """One number in [0, 1] from the doubts of a frame."""
-    power = {"key": 0.5, "cycle": 0.5, "trust": 0.15, "area": 0.5, "edge": 0.15, "drift": 0.15, "present": 1.0}
+    power = {"key": 0.5, "cycle": 0.5, "trust": 0.15, "area": 0.5, "drift": 0.15, "present": 1.0}
     return float(np.prod([max(checks[name], 1e-3) ** p for name, p in power.items()]))
 
 
-def carry_clip(
-    labeller: Labeller, keys: dict[int, np.ndarray], progress: Progress | None = None
-) -> Iterator[Labelled]:
+def carry_clip(labeller: Labeller, keys: dict[int, np.ndarray], progress: Progress | None = None) -> Iterator[Labelled]:
     """Labels of all frames in order, from those of key frames.
 
     Between two key frames both are carried towards each other, and blended by how near and how sure they are.

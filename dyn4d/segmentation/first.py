@@ -14,7 +14,7 @@ from dyn4d.segmentation.labels import Labeller, Reference, chance_of, log_odds, 
 
 ROUNDS = 3  # of learning colours from the labels and labelling by them
 LEAST_MOVING, MOST_STRAY = 0.2, 0.05  # shares of the box and of the rest that move, for motion to be believed
-KEEP, MOTION, RADIUS = 0.3, 1.5, 1.0  # in the rounds: of the guess, of motion; the radius against that of later frames
+KEEP, MOTION, RADIUS = 0.1, 1.5, 3.0  # in the rounds: of the guess, of motion; the radius against that of later frames
 REACH = 0.25  # of the frame's longer side: where a click without a box looks for its object
 
 
@@ -85,9 +85,10 @@ def first_labels(labeller: Labeller, prompt: Prompt) -> np.ndarray:
     state[on], state[off] = cv2.GC_FGD, cv2.GC_BGD
     far = ~cv2.dilate(box.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     moving = labeller.moving(prompt.frame, box.astype(np.float32), far, object_size(box))
-    if moving is not None:
-        state = _seeded(state, moving.chance > 0.5)
     guess = _grab_cut(clip[prompt.frame].rgb, state)
+    if moving is not None and _tells(moving.chance > 0.5, box):
+        # two views of the same thing: colours are then learnt where they agree
+        guess = (guess + np.where(box, np.clip(moving.chance, 0.1, 0.9), 0.1).astype(np.float32)) / 2
     for _ in range(ROUNDS):
         guess[on], guess[off] = 1.0, 0.0
         guess = _again(labeller, prompt.frame, guess, box, far)
@@ -95,13 +96,10 @@ def first_labels(labeller: Labeller, prompt: Prompt) -> np.ndarray:
     return _joined(guess, on)
 
 
-def _seeded(state: np.ndarray, moves: np.ndarray) -> np.ndarray:
-    """GrabCut's start where part of the box moves against the background, and hardly anything around it does."""
-    inside, outside = state == cv2.GC_PR_FGD, state == cv2.GC_BGD
-    share, stray = (float(moves[place].mean()) if place.any() else 0.0 for place in (inside, outside))
-    if share < LEAST_MOVING or stray > MOST_STRAY:
-        return state
-    return np.where(inside & ~moves, cv2.GC_PR_BGD, state).astype(np.uint8)
+def _tells(moves: np.ndarray, box: np.ndarray) -> bool:
+    """Does part of the box move against the background, and hardly anything around it?"""
+    outside = moves[~box]
+    return bool(moves[box].mean() >= LEAST_MOVING and (outside.mean() if len(outside) else 0.0) <= MOST_STRAY)
 
 
 def _again(labeller: Labeller, frame: int, guess: np.ndarray, box: np.ndarray, far: np.ndarray) -> np.ndarray:

@@ -52,9 +52,7 @@ class WorkClip:
         images: T frames (H, W, 3) uint8. limit: longest side at which the work is done. keep: frames held in memory.
     """
 
-    def __init__(
-        self, images: FrameReader, limit: int, keep: int = 24, estimator: FlowEstimator | None = None
-    ) -> None:
+    def __init__(self, images: FrameReader, limit: int, keep: int = 24, estimator: FlowEstimator | None = None) -> None:
         self.images = images
         height, width = images[0].shape[:2]
         self.full, self.size = (width, height), work_size(width, height, limit)
@@ -92,7 +90,7 @@ class WorkClip:
         return self[index].rgb if self._estimate.colour else self[index].grey
 
 
-def _remembered(store: OrderedDict, key: object, make: Callable, keep: int):  # noqa: ANN202
+def _remembered(store: OrderedDict, key: object, make: Callable, keep: int):
     if key in store:
         store.move_to_end(key)
         return store[key]

@@ -58,7 +58,9 @@ class Keyer:
         mask = smooth > self.tolerance
         side = max(3, 2 * round(max(mask.shape) / 500) + 1)
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-        mask = cv2.morphologyEx(cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel), cv2.MORPH_CLOSE, kernel)
+        mask = cv2.morphologyEx(
+            cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, kernel), cv2.MORPH_CLOSE, kernel
+        )
         rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((5, 5), np.uint8)).astype(bool)
         doubtful = (np.abs(smooth / self.tolerance - 1) < 0.35) & ~rim
         if not mask.any():
@@ -95,7 +97,9 @@ def make_keyer(images: FrameReader, kind: str, colour: str) -> Keyer:
         lab = np.median(borders, axis=0)
         spread = float(np.percentile(np.linalg.norm((borders - lab) * scale, axis=-1), 70))
         if spread > FLAT:
-            raise InputError(f"{option} auto: the borders of the frames are not of one colour; give the colour, or a --box")
+            raise InputError(
+                f"{option} auto: the borders of the frames are not of one colour; give the colour, or a --box"
+            )
     else:
         given = _lab(np.array([[parse_colour(colour, option)]], np.uint8))[0, 0]
         near = borders[np.linalg.norm((borders - given) * scale, axis=-1) < 60]

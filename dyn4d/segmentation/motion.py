@@ -55,7 +55,9 @@ def _unlike(lab: np.ndarray, other: np.ndarray, x: np.ndarray, y: np.ndarray) ->
 
 def texture(grey: np.ndarray) -> np.ndarray:
     """(h, w) in [0, 1]: how surely a flow can be found here."""
-    slope = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8))
+    slope = cv2.magnitude(
+        cv2.Sobel(grey, cv2.CV_32F, 1, 0, scale=1 / 8), cv2.Sobel(grey, cv2.CV_32F, 0, 1, scale=1 / 8)
+    )
     strength = cv2.GaussianBlur(slope, (0, 0), 3.0)
     return strength / (strength + 2.0)
 

@@ -22,7 +22,9 @@ def full_mask(labels: np.ndarray, small: np.ndarray, image: np.ndarray) -> np.nd
         return labels > 0.5
     slope, offset = _linear(labels, small.astype(np.float32) / 255)
     outline = cv2.morphologyEx((labels > 0.5).astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    far = cv2.distanceTransform(1 - outline, cv2.DIST_L2, 5) if outline.any() else np.full(labels.shape, 1e3, np.float32)
+    far = (
+        cv2.distanceTransform(1 - outline, cv2.DIST_L2, 5) if outline.any() else np.full(labels.shape, 1e3, np.float32)
+    )
     maps = np.dstack([slope, offset, labels, far]).astype(np.float32)
     mask = np.empty((height, width), bool)
     x = ((np.arange(width) + 0.5) * labels.shape[1] / width - 0.5).astype(np.float32)

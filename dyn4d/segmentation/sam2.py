@@ -72,7 +72,9 @@ def sam2_masks(
         BackendUnavailable: the package is missing, or does not load the weights.
     """
     if not installed():
-        raise BackendUnavailable("--method sam2 needs the package sam2, which is not installed; or use --method grabcut")
+        raise BackendUnavailable(
+            "--method sam2 needs the package sam2, which is not installed; or use --method grabcut"
+        )
     import torch
     from sam2.build_sam import build_sam2_video_predictor  # type: ignore[import-not-found]
 

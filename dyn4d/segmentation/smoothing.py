@@ -6,7 +6,6 @@ gradients on the grid, without a matrix.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 FLOOR = 0.01  # how strongly neighbours hold together across the strongest edge
