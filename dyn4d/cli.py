@@ -158,7 +158,7 @@ class MaskArgs(Common):
     background: str | None = None
     """The object is before a flat background: auto, or #rrggbb."""
     masks: str | None = None
-    """Masks that another program made: a folder of PNGs, also with a palette (DAVIS, SAM 2), a video, or RLE in JSON."""
+    """Masks that another program made: a folder of PNGs, also with a palette (DAVIS, SAM 2), a video, RLE in JSON."""
     object_id: int | None = None
     """Which object of these."""
     method: Literal["auto", "grabcut", "sam2"] = "auto"

@@ -177,8 +177,8 @@ def _source(request: MaskRequest) -> str:
     named = [name for name, there in given.items() if there]
     if not named:
         raise InputError(
-            "dyn4d mask: say where the object is: --box X0 Y0 X1 Y1, --point X Y, --key-masks, --keys, or take --alpha, "
-            "--chroma, --background or --masks; see dyn4d mask --help"
+            "dyn4d mask: say where the object is: --box X0 Y0 X1 Y1, --point X Y, --key-masks or --keys; or take "
+            "--alpha, --chroma, --background or --masks; see dyn4d mask --help"
         )
     if len(named) > 1:
         raise InputError(f"dyn4d mask: {' and '.join(named)} are given; masks come from one of them")

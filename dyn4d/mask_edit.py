@@ -50,7 +50,7 @@ class Session:
         missing = [name for frame, name in enumerate(folder.names) if not folder.file(frame).is_file()]
         if missing:
             raise InputError(
-                f"{folder.masks} has no mask for frame {missing[0]}; make masks first with dyn4d mask CLIP --box X0 Y0 X1 Y1"
+                f"{folder.masks} has no mask for frame {missing[0]}; make masks first, with dyn4d mask CLIP --box ..."
             )
         self.record = folder.read_record() or self._new_record()
         if len(self.record.get("frames", ())) != len(folder.names):

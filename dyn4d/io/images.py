@@ -143,7 +143,7 @@ def read_labels(path: str | Path) -> np.ndarray:
     path = Path(path)
     picture = _open(path)
     if picture.mode not in ("P", "L", "1", "I") and not picture.mode.startswith("I;16"):
-        raise InputError(f"{path} is a picture of mode {picture.mode}; numbers of objects need a palette or grey values")
+        raise InputError(f"{path} is of mode {picture.mode}; numbers of objects need a palette or grey values")
     return np.array(picture).astype(np.int64)
 
 

@@ -48,12 +48,12 @@ class MaskFolder:
         folder = next(parent for parent in (self.root, *self.root.absolute().parents) if parent.exists())
         if not folder.is_dir():
             raise InputError(f"{folder} is a file; choose another folder with --out")
-        if self.root.is_dir() and not (self.root / "rgb").is_dir() and list_files(self.root, IMAGE_SUFFIXES - {".tmp"}):
+        if self.root.is_dir() and not (self.root / "rgb").is_dir():
             pictures = [p for p in list_files(self.root, IMAGE_SUFFIXES) if p.name != SHEET]
             if pictures:
                 raise InputError(
-                    f"{self.root} holds pictures ({pictures[0].name}), and the sheet would be taken for one more; choose "
-                    "another folder with --out"
+                    f"{self.root} holds pictures ({pictures[0].name}), and the sheet would be taken for one more; "
+                    "choose another folder with --out"
                 )
         if overwrite:
             return
@@ -70,9 +70,7 @@ class MaskFolder:
         mask = read_mask(self.file(frame))
         if mask.shape != self.size[::-1]:
             found = f"{mask.shape[1]}x{mask.shape[0]}"
-            raise InputError(
-                f"{self.file(frame)} is {found}, its frame {self.size[0]}x{self.size[1]}; make them the same"
-            )
+            raise InputError(f"{self.file(frame)} is {found}, its frame {_words(self.size)}; make them the same")
         return mask
 
     def write(self, frame: int, mask: np.ndarray) -> None:
@@ -107,6 +105,10 @@ class MaskWriter:
     def write(self, frame: int, mask: np.ndarray) -> None:
         write_mask(self.folder / f"{self.names[frame]}.png", mask)
         self.count += 1
+
+
+def _words(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def named_masks(path: str | Path, names: Sequence[str], frame: int) -> dict[int, np.ndarray]:

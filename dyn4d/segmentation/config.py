@@ -27,7 +27,7 @@ class MaskConfig:
     """How strongly neighbours of like colour hold together."""
     contrast: float = 1.5
     """Differences of this many times the usual one count as edges."""
-    min_score: float = 0.5
+    min_score: float = 0.8
     """Frames with a lower score are named, and are to be looked at."""
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dyn4d.core.errors import InputError
 from dyn4d.matching.flow_fields import Flow
-from dyn4d.segmentation.labels import Labeller, Reference, chance_of, log_odds, object_size
+from dyn4d.segmentation.labels import Labeller, Reference, log_odds, object_size
 
 ROUNDS = 3  # of learning colours from the labels and labelling by them
 LEAST_MOVING, MOST_STRAY = 0.2, 0.05  # shares of the box and of the rest that move, for motion to be believed
@@ -157,6 +157,3 @@ def _joined(labels: np.ndarray, on: np.ndarray) -> np.ndarray:
     areas = stats[1:, cv2.CC_STAT_AREA]
     crumbs = [k + 1 for k in range(count - 1) if areas[k] < areas.max() / 50 and not on[part == k + 1].any()]
     return np.where(np.isin(part, crumbs), np.minimum(labels, 0.1), labels).astype(np.float32)
-
-
-__all__ = ["Prompt", "chance_of", "first_labels"]

@@ -108,7 +108,7 @@ class Labeller:
         return colour_evidence(len(self.palette), self.shares(frame), samples, self.config.radius * size)
 
     def moving(self, frame: int, guess: np.ndarray, far: np.ndarray, size: float) -> Evidence | None:
-        """What motion against the background says; `far` (h, w) is certainly background. None where nothing is known."""
+        """What motion against the background says; `far` (h, w) is background. None where nothing is known."""
         ahead = min(self.config.motion_gap, len(self.clip) - 1 - frame)
         behind = min(self.config.motion_gap, frame)
         away: np.ndarray | None = None

@@ -50,7 +50,8 @@ def follow_object(
         if mask is None:
             image = images[one.frame]
             mask = full_mask(one.labels, cv2.resize(image, labeller.clip.size, interpolation=cv2.INTER_AREA), image)
-        yield FrameMask(one.frame, mask, one.score, one.checks, key=one.frame in given)
+        score = 1.0 if one.frame in given and given[one.frame].mask is not None else one.score
+        yield FrameMask(one.frame, mask, score, one.checks, key=one.frame in given)
 
 
 def key_colour(images: FrameReader, keyer: Keyer, progress: Progress | None = None) -> Iterator[FrameMask]:

@@ -66,7 +66,8 @@ def motion_evidence(away: np.ndarray, grey: np.ndarray, chance: np.ndarray, near
     """What departures from the background's motion say, learnt from a first guess.
 
     Args:
-        away: (h, w) px, of `departure`. grey: (h, w) uint8. chance: (h, w) the guess. near: (h, w) bool, where to learn.
+        away: (h, w) px, of `departure`. grey: (h, w) uint8. chance: (h, w) the guess.
+        near: (h, w) bool, where to learn.
     """
     level = np.log1p(np.minimum(away, LARGEST) / PULL) / np.log1p(LARGEST / PULL) * (BINS - 1)
     low = np.clip(np.floor(level).astype(np.int64), 0, BINS - 2)
