@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from dyn4d.core.types import Clip
 from dyn4d.io import load_clip
 from dyn4d.segmentation import MaskConfig, Prompt, follow_object
-from dyn4d.synthetic import SyntheticConfig, build_scene, write_scene
+from dyn4d.synthetic import build_scene, write_scene
 
 GAPS = (1, 2, 4, 8, 16, 32)
 CAMEL = "real_camel"
@@ -58,8 +58,7 @@ def open_case(case: Case, reference: Path | None, out: Path) -> Clip | None:
     scene = case.clip.split()[0]
     folder = out / f"{scene}-room"
     if not (folder / "clip" / "cameras.json").exists():
-        config = SyntheticConfig(scene=scene, background="room", frames=32)
-        write_scene(build_scene(config), folder, truth=False)
+        write_scene(build_scene(scene, background="room", frames=32), folder, truth=False)
     return load_clip(folder / "clip")
 
 
@@ -109,8 +108,8 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
         at_keys = np.mean([row["iou"] for row in found["rows"] if row["gap"] == 0])
         keys = f"{case.given} on {', '.join(map(str, case.keys))}"
         lines.append(
-            f"| {case.clip} | {keys} | {at_keys:.3f} | {' | '.join(cells)} | {np.mean([r['iou'] for r in others]):.3f} | "
-            f"{rank(others):.2f} | {found['cpu']:.2f} |"
+            f"| {case.clip} | {keys} | {at_keys:.3f} | {' | '.join(cells)} | "
+            f"{np.mean([r['iou'] for r in others]):.3f} | {rank(others):.2f} | {found['cpu']:.2f} |"
         )
     pooled = [row for case in CASES if case.name in results for row in results[case.name]["rows"] if row["gap"]]
     truth = [results[c.name]["rows"] for c in CASES if c.clip.startswith("gt_") and c.name in results]

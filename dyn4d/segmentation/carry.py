@@ -78,8 +78,8 @@ def _checks(
 
 
 def score_of(checks: dict[str, float]) -> float:
-    """One number in [0, 1] from the doubts of a frame: about the share of the key frame's overlap with the truth that is
-    left. The powers were set by hand near a fit to clips with known masks (benchmarks/masks.py measures what they give).
+    """One number in [0, 1] from the doubts of a frame: about the share of the key frame's overlap with the truth that
+    is left. The powers were set by hand near a fit to clips with known masks.
     """
     return float(np.prod([max(checks[name], 1e-3) ** power for name, power in POWERS.items()]))
 

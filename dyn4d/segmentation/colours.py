@@ -42,7 +42,7 @@ class Palette:
         self.centres = np.asarray(cv2.kmeans(points, size, None, stop, 1, cv2.KMEANS_PP_CENTERS)[2])  # type: ignore
         tree = cKDTree(self.centres)
         apart = tree.query(self.centres, k=2)[0][:, 1] if size > 1 else np.array([4.0])
-        spread = max(float(np.median(apart)), 3.0)
+        spread = max(0.5 * float(np.median(apart)), 2.0)
         levels = (np.arange(1 << BITS) * 255 / ((1 << BITS) - 1)).round().astype(np.uint8)
         every = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
         near = min(NEAR, size)

@@ -14,6 +14,7 @@ from dyn4d.core.types import FrameReader
 NAMED = {"green": (0, 177, 64), "blue": (0, 71, 187)}  # of usual screens
 LIGHT = {"chroma": 0.15, "background": 0.7}  # how much lightness counts: screens are lit unevenly
 FLAT = 12.0  # Lab: a border that differs more than this from its own middle colour is not flat
+SHARE = 0.3  # of the way from the background's colour to the object's
 LEAST, MOST = 6.0, 45.0  # Lab: range of tolerances
 LOOKED = 12  # frames from which colour and tolerance are found
 
@@ -110,7 +111,8 @@ def make_keyer(images: FrameReader, kind: str, colour: str) -> Keyer:
 
 
 def _tolerance(images: FrameReader, rows: list[int], keyer: Keyer) -> float:
-    """Where the distances of all pixels part into two groups (Otsu, 1979), and no less than the background's noise."""
+    """A share of the way to the object's colours, parted from the background's by Otsu's method (1979); no less
+    than the background's noise."""
     away = []
     for row in rows:
         image = images[row]
@@ -118,6 +120,7 @@ def _tolerance(images: FrameReader, rows: list[int], keyer: Keyer) -> float:
         away.append(keyer.distance(image[::step, ::step]).ravel())
     values = np.clip(np.concatenate(away), 0, 100)
     cut, _ = cv2.threshold((values * 2.55).astype(np.uint8)[None], 0, 255, cv2.THRESH_OTSU)
-    back = values[values < cut / 2.55]
+    back, front = values[values <= cut / 2.55], values[values > cut / 2.55]
     noise = float(np.percentile(back, 95)) if len(back) else 0.0
-    return float(np.clip(max(0.5 * cut / 2.55, 1.3 * noise), LEAST, MOST))
+    apart = float(np.median(front)) if len(front) else 0.0
+    return float(np.clip(max(SHARE * apart, 1.3 * noise), LEAST, MOST))
