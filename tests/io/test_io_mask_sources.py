@@ -49,7 +49,7 @@ def test_palette_pictures_hold_several_objects(tmp_path: Path) -> None:
     check(tmp_path, None, None)
     check(tmp_path, 1, 1)
     check(tmp_path, 2, 2)  # empty in the last frame
-    with pytest.raises(InputError, match="--object-id 7 is in none of .* it has 1, 2"):
+    with pytest.raises(InputError, match=r"--object-id 7 is in none of .* it has 1, 2"):
         open_masks(tmp_path, NAMES, SIZE, 7)
 
 
@@ -102,7 +102,8 @@ def test_one_object_needs_no_number_and_missing_frames_are_empty(tmp_path: Path)
 def test_json_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "masks.json"
     for text, says in (
-        ("{", "no JSON that can be read"), ("[]", "no RLE masks in a layout"), ('{"a": {"b": 1}}', "neither the number"),
+        ("{", "no JSON that can be read"), ("[]", "no RLE masks in a layout"),
+        ('{"a": {"b": 1}}', "neither the number"),
         (json.dumps({"9": rle(0, 1)}), "mask for frame 9, the clip has 3 frames"),
         (json.dumps({"masklet": [[rle(0, 1)]], "masklet_id": [1]}), "masks of 1 frames, the clip has 3"),
         (json.dumps(LAYOUTS["SA-V"]), "objects 1, 2; choose one"),
@@ -111,7 +112,7 @@ def test_json_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=says):
             open_masks(path, NAMES, SIZE, None)
     path.write_text(json.dumps({"0": {"size": [6, 8], "counts": [5]}}))
-    with pytest.raises(InputError, match="frame 0, object 1: .*add up to 5"):
+    with pytest.raises(InputError, match=r"frame 0, object 1: .*add up to 5"):
         open_masks(path, NAMES, SIZE, None)[0]
     path.write_text(json.dumps({"0": encode_rle(np.ones((3, 3), bool))}))
     with pytest.raises(InputError, match="is 3x3, its frame 8x6"):
