@@ -228,7 +228,7 @@ def _taken(masks: Any, progress: Progress) -> Iterable[FrameMask]:
 
 def _prompted(request: MaskRequest, clip: Clip, progress: Progress) -> Made:
     from dyn4d.segmentation.make import follow_object
-    from dyn4d.segmentation.sam2 import LICENCE, config_of, find_weights, installed
+    from dyn4d.segmentation.sam2 import LICENCE, config_of, find_weights, installed, require_sam2
 
     prompts = read_prompts(request, clip)
     for prompt in prompts:
@@ -240,6 +240,7 @@ def _prompted(request: MaskRequest, clip: Clip, progress: Progress) -> Made:
         raise InputError("dyn4d mask: --method sam2 needs a checkpoint: --sam2-weights FILE (or DYN4D_SAM2_WEIGHTS)")
     details: dict[str, Any] = {"prompts": [_described(prompt) for prompt in prompts]}
     if weights is not None and (request.method == "sam2" or request.sam2_weights or installed()):
+        require_sam2()
         details |= {"weights": str(weights), "config": config_of(weights, request.sam2_config)}
         return Made(_sam2(request, clip, prompts, weights, progress), "sam2", details, (LICENCE,))
     details["options"] = asdict(request.options)

@@ -10,8 +10,9 @@ import contextlib
 import json
 import secrets
 import threading
+import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +29,7 @@ from dyn4d.io.image_bytes import decode_mask, encode_jpeg, encode_mask
 from dyn4d.io.mask_folder import MaskFolder
 from dyn4d.mask_cli import Made, MaskRequest, mask_folder, open_clip, write_masks, write_sheet
 from dyn4d.segmentation.config import MaskConfig
+from dyn4d.segmentation.results import FrameMask
 
 HOST = "127.0.0.1"
 PORTS = 100  # that are tried from the wanted one on
@@ -94,18 +96,23 @@ class Session:
             if not keys:
                 raise InputError("no key frame with an object on it: correct a frame and save it first")
             prompts = [Prompt(frame, mask=self.folder.read(frame)) for frame in keys]
+            away = {frame for frame in corrected if frame not in keys}
             made = Made(
-                follow_object(self.clip.images, prompts, self.config, progress), "grabcut and flow, corrected",
+                _left_empty(follow_object(self.clip.images, prompts, self.config, progress), away), "grabcut and flow, corrected",
                 {"prompts": self.record.get("prompts", []), "corrected": corrected}, tuple(self.record["licences"]),
             )  # fmt: skip
-            import time
-
             write_masks(made, self.clip, self.folder, self.record["min_score"], time.monotonic())
             self.record = self.folder.read_record()
             for frame in corrected:
                 self.record["frames"][frame]["corrected"] = True
             self._note()
             return self.summary()
+
+
+def _left_empty(masks: Iterable[FrameMask], away: set[int]) -> Iterator[FrameMask]:
+    """Masks with those left empty in whose frames the user saw no object."""
+    for one in masks:
+        yield FrameMask(one.frame, np.zeros_like(one.mask), 1.0, key=True) if one.frame in away else one
 
 
 class Handler(BaseHTTPRequestHandler):

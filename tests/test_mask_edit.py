@@ -105,12 +105,14 @@ def test_key_frames_are_carried_to_the_others(server: MaskServer, clip: Path) ->
     assert status == 400 and "correct a frame and save it first" in answer_json(data)["error"]
     truth = disc_clip(COUNT)[1]
     ask(server, "/api/mask?n=2", "POST", png(truth[2]))
+    ask(server, "/api/mask?n=0", "POST", png(np.zeros_like(truth[0])))  # no object there
     status, data, _ = ask(server, "/api/carry", "POST", b"")
     assert status == 200 and answer_json(data)["frames"][2]["key"]
     found = [np.asarray(Image.open(clip / "mask" / f"{i:05d}.png")) > 127 for i in range(COUNT)]
     np.testing.assert_array_equal(found[2], truth[2])
     assert min(iou(found[i], truth[i]) for i in (1, 3)) > 0.85
-    assert json.loads((clip / "masks.json").read_text())["keys"] == [2]
+    assert not found[0].any()
+    assert json.loads((clip / "masks.json").read_text())["keys"] == [0, 2]
 
 
 def test_others_are_refused(server: MaskServer, clip: Path) -> None:

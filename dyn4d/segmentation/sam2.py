@@ -45,6 +45,12 @@ def installed() -> bool:
         return True
 
 
+def require_sam2() -> None:
+    """Raises `BackendUnavailable` where the package is missing."""
+    if not installed():
+        raise BackendUnavailable("SAM 2 needs the package sam2, which is not installed; or use --method grabcut")
+
+
 def config_of(weights: Path, given: str | None) -> str:
     """The name of the package's configuration that fits a published checkpoint, by its file name."""
     if given:
@@ -71,10 +77,7 @@ def sam2_masks(
     Raises:
         BackendUnavailable: the package is missing, or does not load the weights.
     """
-    if not installed():
-        raise BackendUnavailable(
-            "--method sam2 needs the package sam2, which is not installed; or use --method grabcut"
-        )
+    require_sam2()
     import torch
     from sam2.build_sam import build_sam2_video_predictor  # type: ignore[import-not-found]
 
