@@ -8,16 +8,16 @@ A clip is a synthetic scene (made here, with its truth) or the name of a folder 
 out each 8th frame. Methods, which differ in nothing but the field and the steps:
 
 - ours: the preset as it is. static: nothing moves. mlp: a network adds offsets to each point at each time, as
-  Deformable-3DGS does, trained with the Gaussians only. Both get the steps that fit into the time, or more.
+  Deformable-3DGS does, trained with the Gaussians only.
 - modgs: the published invertible field (random coordinate order, no identity at the start, positions only), its losses,
   weights and rates, with 8,192 points a step, 2,000 steps of the first stage and 3,000 of the second.
-- modgs-quick: the same in about the time that ours takes.
+- modgs-quick: the same in about the time that ours takes. mlp gets that time too; static needs less for its steps.
 
 One process a row, which is kept: rows that are done are not made again, unfinished ones go on. For each row: PSNR and
 SSIM inside the true mask and PSNR of the whole frame, for the frames shown, the frames held out and, where there is
 truth, views never seen; overlap of the silhouettes, error of depth and of tracks (relative to the object's size), cycle
-error, seconds of all stages, peak memory (of the last call, if a run was continued) and the size of what it takes to
-play the result.
+error, seconds of all stages, how long cores were busy with them (what other work on the machine changes little), peak
+memory (both of the last call, if a run was continued) and the size of what it takes to play the result.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ PUBLISHED = (  # losses and the network's rate of MoDGS's second stage
 METHODS: dict[str, tuple[str, ...]] = {
     "ours": (),
     "static": ("--deformation.kind", "none", "--gaussians.steps", "3000"),
-    "mlp": ("--deformation.kind", "mlp", "--gaussians.steps", "700", "--gaussians.lr-field", "8e-4"),
+    "mlp": ("--deformation.kind", "mlp", "--gaussians.steps", "300", "--gaussians.lr-field", "8e-4"),
     "modgs": (*PUBLISHED, "--deformation.steps", "2000", "--gaussians.steps", "3000"),
-    "modgs-quick": (*PUBLISHED, "--deformation.steps", "100", "--gaussians.steps", "500"),
+    "modgs-quick": (*PUBLISHED, "--deformation.steps", "50", "--gaussians.steps", "200"),
 }  # fmt: skip
 COLUMNS: dict[str, tuple[str, str]] = {
     "input.mpsnr": ("input mPSNR", ".2f"), "input.mssim": ("mSSIM", ".3f"), "input.psnr": ("PSNR", ".2f"),
@@ -55,19 +56,29 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "left_out.mpsnr": ("held-out frames mPSNR", ".2f"), "left_out.mssim": ("mSSIM", ".3f"),
     "left_out.psnr": ("PSNR", ".2f"), "left_out.depth_rel": ("depth %", ".2f"),
     "near.mpsnr": ("near views mPSNR", ".2f"), "far.mpsnr": ("far", ".2f"), "track.epe_rel": ("tracks %", ".2f"),
-    "cycle.max_rel": ("cycle", ".0e"), "count": ("Gaussians", ".0f"), "total": ("s", ".0f"), "memory": ("GB", ".2f"),
+    "cycle.max_rel": ("cycle", ".0e"), "count": ("Gaussians", ".0f"), "total": ("s", ".0f"), "busy": ("busy s", ".0f"),
+    "memory": ("GB", ".2f"),
     "megabytes": ("MB", ".1f"),
 }  # fmt: skip
 PERCENT = ("left_out.depth_rel", "track.epe_rel")
 
 
-def call(*words: str) -> float:
-    """Run dyn4d in a process of its own; its peak memory in GB."""
+@dataclass(frozen=True)
+class Usage:
+    """What a process used: peak memory in GB, and seconds that cores were busy with it."""
+
+    memory: float
+    busy: float
+
+
+def call(*words: str) -> Usage:
+    """Run dyn4d in a process of its own."""
     child = subprocess.Popen([sys.executable, "-m", "dyn4d", *words])
     _, status, usage = os.wait4(child.pid, 0)
     if os.waitstatus_to_exitcode(status):
         raise SystemExit(f"dyn4d {' '.join(words)} failed")
-    return usage.ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
+    unit = 2**20 if sys.platform != "darwin" else 2**30
+    return Usage(memory=usage.ru_maxrss / unit, busy=usage.ru_utime + usage.ru_stime)
 
 
 def run(name: str, method: str, seed: int, given: argparse.Namespace, extra: list[str]) -> dict[str, Any]:
@@ -83,13 +94,15 @@ def run(name: str, method: str, seed: int, given: argparse.Namespace, extra: lis
     options = ["--preset", given.preset, "--hold-out", str(HOLD_OUT), "--seed", str(seed), *extra]
     shared = given.out / label(name, "geometry", given.preset, seed, extra=extra)
     if not (shared / "geometry").is_dir():  # the same for every method, so it is made once
-        call("prepare", str(source), "--out", str(shared), "--quiet", *options)
-        call("geometry", str(shared), "--quiet")
+        prepared = call("prepare", str(source), "--out", str(shared), "--quiet", *options)
+        made = call("geometry", str(shared), "--quiet")
+        (shared / "busy.json").write_text(json.dumps(prepared.busy + made.busy))
     if not folder.exists():
         shutil.copytree(shared, folder)
-    memory = call("run", str(source), "--out", str(folder), "--quiet", *options, *METHODS[method])
+    usage = call("run", str(source), "--out", str(folder), "--quiet", *options, *METHODS[method])
     call("eval", str(folder), "--quiet", *([] if truth is None else ["--truth", str(truth)]))
-    row: dict[str, Any] = {"clip": name, "method": method, "seed": seed, "memory": memory}
+    row: dict[str, Any] = {"clip": name, "method": method, "seed": seed, "memory": usage.memory}
+    row["busy"] = usage.busy + json.loads((shared / "busy.json").read_text())
     row |= json.loads((folder / "metrics.json").read_text())
     row |= {k: v for k, v in json.loads((folder / "eval.json").read_text()).items() if k != "groups"}
     row["total"] = sum(v or 0 for v in row["seconds"].values())

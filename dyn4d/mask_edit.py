@@ -97,10 +97,10 @@ class Session:
                 raise InputError("no key frame with an object on it: correct a frame and save it first")
             prompts = [Prompt(frame, mask=self.folder.read(frame)) for frame in keys]
             away = {frame for frame in corrected if frame not in keys}
-            made = Made(
-                _left_empty(follow_object(self.clip.images, prompts, self.config, progress), away), "grabcut and flow, corrected",
-                {"prompts": self.record.get("prompts", []), "corrected": corrected}, tuple(self.record["licences"]),
-            )  # fmt: skip
+            followed = follow_object(self.clip.images, prompts, self.config, progress)
+            details = {"prompts": self.record.get("prompts", []), "corrected": corrected}
+            licences = tuple(self.record["licences"])
+            made = Made(_left_empty(followed, away), "grabcut and flow, corrected", details, licences)
             write_masks(made, self.clip, self.folder, self.record["min_score"], time.monotonic())
             self.record = self.folder.read_record()
             for frame in corrected:

@@ -1,12 +1,14 @@
-"""Arguments of `dyn4d ply info|compare|convert|preview|crop|merge`, which the command line fills.
+"""Arguments of `dyn4d ply info|compare|convert|preview|crop|merge`, which `dyn4d.cli_parse` fills.
 
-Fields named in `PLACES` are given by their place, those in `NAMES` have another name there.
+What `PLACES` and `NAMES` mean, and that field docstrings are the help text, is told in `dyn4d.cli_parse`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from dyn4d.io.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class PreviewArgs(PlyArgs):
 
 
 @dataclass(frozen=True)
-class CropArgs(PlyArgs):
+class CropArgs(Selection, PlyArgs):
     """Some of the rows of a file. What is kept meets all that is asked for; lengths are in world units."""
 
     PLACES: ClassVar[dict[str, str]] = {"file": "FILE", "out": "OUT"}
@@ -114,30 +116,6 @@ class CropArgs(PlyArgs):
     """PLY, compressed PLY, SPZ or .splat file."""
     out: str = ""
     """The file to write; the format is that of its suffix, as with convert."""
-    box: tuple[float, float, float, float, float, float] | None = None
-    """X0 Y0 Z0 X1 Y1 Z1: within these corners."""
-    sphere: tuple[float, float, float, float] | None = None
-    """X Y Z RADIUS: within it."""
-    min_opacity: float | None = None
-    """0 to 1."""
-    max_opacity: float | None = None
-    """0 to 1."""
-    min_scale: float | None = None
-    """Of a Gaussian's largest axis (standard deviation)."""
-    max_scale: float | None = None
-    """Of a Gaussian's largest axis (standard deviation)."""
-    min_confidence: float | None = None
-    """Of the field confidence."""
-    finite: bool = False
-    """No NaN, no Inf, no rotation of length 0."""
-    outliers: float | None = None
-    """Drop rows whose distance to 16 neighbours is so many standard deviations above the mean; 2 is usual."""
-    largest_cluster: bool = False
-    """Keep the largest group of rows that are near each other."""
-    gap: float | None = None
-    """What parts two groups. Default: 4 times the distance of neighbours."""
-    invert: bool = False
-    """Keep what would be dropped."""
     overwrite: bool = False
     """Replace a file that is there."""
     json: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,15 +64,15 @@ def convert(args: ConvertArgs, progress: Progress) -> Answer:
 
 def crop(args: CropArgs, progress: Progress) -> Answer:
     from dyn4d.io import text_figures as tf
-    from dyn4d.io.ply_select import Selection, select
+    from dyn4d.io.ply_select import select
     from dyn4d.io.row_writers import format_of, write_rows
     from dyn4d.io.rows import open_rows
 
-    selection = Selection(**{f.name: getattr(args, f.name) for f in fields(Selection)})
+    args.require_something()
     format_of(args.out)
     out = _free(args.out, args.overwrite)
     rows = open_rows(args.file)
-    found = select(rows, selection)
+    found = select(rows, args)
     if rows.count and not found.keep.any():
         why = ", ".join(f"{count:,} {label}" for label, count in found.dropped if count)
         raise InputError(f"{rows.path}: nothing would be kept of {tf.rows(rows.count)} ({why}); ask for less")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,64 +12,10 @@ from dyn4d.core.errors import InputError
 from dyn4d.io import ply_fields as pf
 from dyn4d.io.row_writers import with_degree
 from dyn4d.io.rows import Rows, require_positions
+from dyn4d.io.selection import Selection
 
 CLUSTER_CELLS = 4.0  # gap that parts a cluster, in spacings of the points
 NEIGHBOURS = 16
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which rows to keep. A row is kept if it meets all that is asked for; None and False ask for nothing.
-
-    Attributes:
-        box: x0, y0, z0, x1, y1, z1: corners, both within. sphere: x, y, z of its centre, and radius.
-        min_opacity, max_opacity: in [0, 1]. min_scale, max_scale: of a Gaussian's largest axis, world units.
-        min_confidence: of the field `confidence`.
-        finite: no NaN or Inf in any field, no quaternion of 0.
-        outliers: drop rows whose mean distance to 16 neighbours is this many standard deviations above the mean.
-        largest_cluster: keep the largest group of rows; `gap`, world units, is what parts two groups (None: 4 times
-            the spacing of the rows).
-        invert: keep what would be dropped, and drop what would be kept.
-    """
-
-    box: tuple[float, float, float, float, float, float] | None = None
-    sphere: tuple[float, float, float, float] | None = None
-    min_opacity: float | None = None
-    max_opacity: float | None = None
-    min_scale: float | None = None
-    max_scale: float | None = None
-    min_confidence: float | None = None
-    finite: bool = False
-    outliers: float | None = None
-    largest_cluster: bool = False
-    gap: float | None = None
-    invert: bool = False
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(n, float) and n != n for n in numbers):
-                raise InputError(f"--{entry.name.replace('_', '-')}: NaN is no limit")
-        if self.box is not None and any(a > b for a, b in zip(self.box[:3], self.box[3:])):
-            raise InputError(f"--box {' '.join(f'{v:g}' for v in self.box)}: wanted the lower corner first")
-        if self.sphere is not None and self.sphere[3] < 0:
-            raise InputError(f"--sphere: a radius of {self.sphere[3]:g}; wanted 0 or more")
-        for name in ("min_opacity", "max_opacity", "min_confidence"):
-            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
-                raise InputError(f"--{name.replace('_', '-')} {value:g}: wanted 0 to 1")
-        for name in ("outliers", "gap"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise InputError(f"--{name} {value:g}: wanted more than 0")
-        if not self.asks:
-            raise InputError("say what to keep: --box, --sphere, --min-opacity, --max-opacity, --min-scale, "
-                             "--max-scale, --min-confidence, --finite, --outliers or --largest-cluster")  # fmt: skip
-
-    @property
-    def asks(self) -> bool:
-        quiet = ("gap", "invert")
-        values = (getattr(self, e.name) for e in fields(self) if e.name not in quiet)
-        return any(value is not None and value is not False for value in values)
 
 
 @dataclass(frozen=True)
@@ -84,8 +30,9 @@ def select(rows: Rows, selection: Selection) -> Selected:
     """Find the rows to keep; one pass, and two more for outliers and clusters.
 
     Raises:
-        InputError: the rows lack a field that is asked about, or the file is damaged.
+        InputError: nothing is asked for, the rows lack a field that is asked about, or the file is damaged.
     """
+    selection.require_something()
     _require_fields(rows, selection)
     keep = np.empty(rows.count, bool)
     counts: dict[str, int] = {}

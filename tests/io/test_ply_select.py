@@ -133,7 +133,7 @@ def test_what_cannot_be_merged_or_cropped(tmp_path: Path) -> None:
         ({"min_scale": float("nan")}, "--min-scale: NaN"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=says):
-            Selection(**asked)
+            select(open_rows(a), Selection(**asked))
 
 
 # -------------------------------------------------------------------------------------------- clusters
