@@ -21,6 +21,7 @@ from dyn4d.cli_args import (
     DemoArgs,
     EvalArgs,
     ImportArgs,
+    MaskArgs,
     MatchArgs,
     PrepareArgs,
     RunArgs,
@@ -210,6 +211,20 @@ def match_command(name: str, words: Sequence[str]) -> None:
     _say(match_pictures(request, _progress(args)), args)
 
 
+def mask_command(name: str, words: Sequence[str]) -> None:
+    args = parse(MaskArgs, name, words, MaskArgs())
+    from dyn4d.mask_cli import MaskRequest, make_masks
+
+    request = MaskRequest(**{f.name: getattr(args, f.name) for f in fields(MaskRequest)})
+    if args.edit:
+        from dyn4d.mask_edit import edit_masks
+
+        edit_masks(request, port=args.port, browser=args.browser, say=lambda text: print(text, flush=True),
+                   progress=_progress(args))  # fmt: skip
+        return
+    _say(make_masks(request, _progress(args)), args)
+
+
 def ply_command(name: str, words: Sequence[str]) -> None:
     from dyn4d.ply_cli import ACTIONS
     from dyn4d.ply_cli import usage as ply_usage
@@ -257,6 +272,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "import": (import_command, "SOURCE --out CLIP", "a clip folder of a recording or data set in another format"),
     "check": (check_command, "CLIP", "what is wrong or risky in a clip, before hours are spent"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
+    "mask": (mask_command, "CLIP --box X0 Y0 X1 Y1", "masks of the object for every frame, and a page to correct them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
     "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dyn4d.config import Options
+from dyn4d.segmentation.config import MaskConfig
 from dyn4d.training.config import MatcherTraining
 
 Preset = Literal["quick", "default", "quality"]
@@ -199,6 +200,59 @@ class CheckArgs(Common):
     """auto, alpha, none, or a folder or video."""
     json: str | None = None
     """Write what was found to this file too; - prints that instead of the table."""
+
+
+@dataclass(frozen=True)
+class MaskArgs(Common):
+    """Masks of the object for every frame of a clip, a score for each of them, and a page to correct them."""
+
+    PLACES: ClassVar[dict[str, str]] = {"clip": "CLIP"}
+    NAMES: ClassVar[dict[str, str]] = {"options": ""}
+    AGAIN: ClassVar[dict[str, str]] = {"box": "X0 Y0 X1 Y1", "frame": "N", "point": "X Y", "not_point": "X Y"}
+
+    clip: str = ""
+    """Clip folder, video file, or folder of pictures."""
+    out: str | None = None
+    """The folder that mask/ is put into. Default: CLIP, where that is a folder with rgb/."""
+    box: tuple[tuple[float, float, float, float], ...] = ()
+    """A box round the object, pixels; again for further key frames."""
+    frame: tuple[int, ...] = ()
+    """The frame of the box or the points, from 0; once for each box. Default: 0."""
+    point: tuple[tuple[float, float], ...] = ()
+    """A place on the object; may be given again."""
+    not_point: tuple[tuple[float, float], ...] = ()
+    """A place beside the object; may be given again."""
+    key_masks: str | None = None
+    """Finished masks of some frames: a folder of pictures with their names, or one file (of --frame)."""
+    keys: str | None = None
+    """Boxes, points and masks of several frames: a JSON file, see docs/masks.md."""
+    alpha: bool = False
+    """Masks are the frames' alpha channel."""
+    chroma: str | None = None
+    """The object is before a screen: green, blue, #rrggbb, or auto."""
+    background: str | None = None
+    """The object is before a flat background: auto, or #rrggbb."""
+    masks: str | None = None
+    """Masks that another program made: a folder of PNGs, also with a palette (DAVIS, SAM 2), a video, RLE in JSON."""
+    object_id: int | None = None
+    """Which object of these."""
+    method: Literal["auto", "grabcut", "sam2"] = "auto"
+    """Who follows the object. auto: SAM 2 where its package and weights are there, else grabcut: GrabCut and flow."""
+    sam2_weights: str | None = None
+    """A checkpoint of SAM 2 on disk; also in the variable DYN4D_SAM2_WEIGHTS."""
+    sam2_config: str | None = None
+    """The configuration of the package sam2 that fits it. Default: by the checkpoint's name."""
+    device: str = "auto"
+    """Of SAM 2: auto, cpu or cuda."""
+    edit: bool = False
+    """Open a page on this machine to correct the masks with a brush. Ctrl-C ends it."""
+    port: int = 8090
+    """With --edit: the first port to try."""
+    browser: bool = True
+    """With --edit: open it in the browser; else only the address is printed."""
+    overwrite: bool = False
+    """Replace masks that are there."""
+    options: MaskConfig = field(default_factory=MaskConfig)
 
 
 @dataclass(frozen=True)

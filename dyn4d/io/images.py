@@ -204,6 +204,12 @@ def write_png(path: str | Path, picture: np.ndarray) -> None:
         Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="PNG", compress_level=1)
 
 
+def write_jpeg(path: str | Path, picture: np.ndarray, quality: int = 95) -> None:
+    """Write (H, W, 3) uint8, atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(picture)).save(temporary, format="JPEG", quality=quality, subsampling=0)
+
+
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
     """Write a boolean mask (H, W) as an 8-bit PNG, 255 = object."""
     write_png(path, np.where(mask, 255, 0).astype(np.uint8))
