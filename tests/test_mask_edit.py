@@ -178,7 +178,7 @@ def test_in_a_browser_a_stroke_is_drawn_undone_and_saved(server: MaskServer, cli
     with Browser(900, 700) as browser:
         browser.call("Page.navigate", url=server.address)
         for _ in range(300):
-            if browser.evaluate("document.documentElement.dataset.state ?? ''"):
+            if browser.evaluate("document.documentElement?.dataset.state ?? ''"):
                 break
             time.sleep(0.1)
         assert browser.evaluate("document.documentElement.dataset.state") == "ready"
