@@ -38,7 +38,7 @@ def mask_findings(figures: Sequence[FrameFigures]) -> list[Finding]:
     found += about("mask hole", figures, hollow, "the mask has a hole that the frames "
                     "around do not have", "the object has a hole there", "fill it")  # fmt: skip
     torn = np.flatnonzero(pieces < median(pieces) - TORN)
-    found += about("mask pieces", figures, [i for i in torn if i not in flicker], "the mask is in several pieces",
+    found += about("mask pieces", figures, [int(i) for i in torn if i not in flicker], "the mask is in several pieces",
                     "pieces that are no part of the object become part of it", "draw it again", "info")  # fmt: skip
     found += _jumps(figures)
     border = column(figures, "border")

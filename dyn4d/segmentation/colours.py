@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 LIGHT = 0.6  # lightness counts less than hue: shadows
 NEAR = 3  # colours of the palette that a pixel is shared out among
@@ -40,7 +40,7 @@ class Palette:
         cv2.setRNGSeed(seed)
         stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 12, 0.5)
         self.centres = np.asarray(cv2.kmeans(points, size, None, stop, 1, cv2.KMEANS_PP_CENTERS)[2])  # type: ignore
-        tree = cKDTree(self.centres)
+        tree = KDTree(self.centres)
         apart = tree.query(self.centres, k=2)[0][:, 1] if size > 1 else np.array([4.0])
         spread = max(0.5 * float(np.median(apart)), 2.0)
         levels = (np.arange(1 << BITS) * 255 / ((1 << BITS) - 1)).round().astype(np.uint8)

@@ -141,8 +141,9 @@ class Labeller:
         """Labels (h, w) float32 of a frame from its references, and what each of them said."""
         config = self.config
         carried = [self.carry(frame, one) for one in references]
-        total = sum(one.weight * c.trust for one, c in zip(references, carried))
-        guess = sum(one.weight * c.trust * c.chance for one, c in zip(references, carried)) / total
+        weights = [one.weight * c.trust for one, c in zip(references, carried)]
+        total = np.sum(weights, axis=0)
+        guess = np.sum([w * c.chance for w, c in zip(weights, carried)], axis=0) / total
         trust = np.clip(total / sum(one.weight for one in references), 0, 1)
         size = object_size(references[-1].labels)
         around = cv2.GaussianBlur(guess.astype(np.float32), (0, 0), max(0.04 * size, 1.0))
