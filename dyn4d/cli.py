@@ -25,6 +25,7 @@ from dyn4d.config import Options, load_config, load_preset, with_clip
 from dyn4d.core.errors import Dyn4DError, InputError, RunError
 from dyn4d.runs import RunFolder, describe_error
 from dyn4d.training.config import MatcherTraining
+from dyn4d.training.geometry_config import GeometryTraining
 
 if TYPE_CHECKING:
     from dyn4d.ply_args import PlyArgs
@@ -206,6 +207,29 @@ class TrainMatcherArgs(Common):
     overwrite: FlagCreatePairsOff[bool] = False
     """Replace weights that are there."""
     training: MatcherTraining = dataclass_field(default_factory=MatcherTraining)
+
+
+@dataclass(frozen=True)
+class TrainGeometryArgs(Common):
+    """Train a small masked MASt3R on moving bodies that dyn4d makes itself, as the one was that comes with dyn4d. Stopped
+    with Ctrl-C or by --minutes, the same command goes on."""
+
+    out: str = ""
+    """The weights to write, ending in .safetensors. Beside them come the log (.jsonl) and, until done, the state
+    (.state)."""
+    resume: str | None = None
+    """A state elsewhere to go on from; the settings are then those of its training."""
+    samples: int | None = None
+    """Samples in the whole training. Default: training.samples."""
+    minutes: float | None = None
+    """Stop after this many minutes, everything saved."""
+    threads: int = 2
+    """Of torch. Another number gives other weights in their last bits."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Replace weights that are there, and start anew."""
+    training: GeometryTraining = dataclass_field(default_factory=GeometryTraining)
 
 
 # -------------------------------------------------------------------------------------------- parsing
@@ -469,6 +493,14 @@ def train_matcher_command(name: str, words: Sequence[str]) -> None:
     _say(train_matcher_files(request, _progress(args)), args)
 
 
+def train_geometry_command(name: str, words: Sequence[str]) -> None:
+    args = parse(TrainGeometryArgs, name, words, TrainGeometryArgs(), needs=("out",))
+    from dyn4d.train_geometry_cli import GeometryRequest, train_geometry_files
+
+    request = GeometryRequest(**{f.name: getattr(args, f.name) for f in fields(GeometryRequest)})
+    _say(train_geometry_files(request, _progress(args)), args)
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "demo": (demo_command, "[--out DIR]", "a procedural clip through the whole pipeline, no download"),
     "run": (run_command, "CLIP [--out DIR]", "a clip through the whole pipeline; called again, it goes on"),
@@ -486,6 +518,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
     "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),
+    "train-geometry": (train_geometry_command, "--out FILE", "weights of a small pair network, from its own pictures"),
 }
 
 

@@ -64,7 +64,7 @@ class NetworkSizes:
     """Blocks of the decoder, which both sides share."""
     heads: int = 4
     """Attention heads."""
-    fusion: int = 64
+    fusion: int = 48
     """Channels of the head at 1/4 of the size."""
     descriptor: int = 24
     """Numbers in a descriptor."""
