@@ -143,7 +143,7 @@ def predict(network: MaskedPairNetwork, batch: Batch) -> tuple[PairPrediction, P
 
 
 def geometry_losses(
-    predictions: tuple[PairPrediction, PairPrediction], batch: Batch, config: GeometryTraining
+    predictions: tuple[PairPrediction, PairPrediction], batch: Batch, config: GeometryTraining, temperature: float
 ) -> dict[str, Tensor]:
     """Losses by name: MASt3R's, with distances counted in sizes of the object rather than distances from the camera."""
     points = matches = distance = torch.zeros((), device=batch.images.device)
@@ -155,7 +155,7 @@ def geometry_losses(
                                                                                      plain[1].counted)  # fmt: skip
         points = points + confidence_loss(said, losses, alpha=config.alpha) / 2
         distance = distance + (losses[0].mean() + losses[1].mean()).detach() / 4
-        matches = matches + matching_loss(said, targets) / 2
+        matches = matches + matching_loss(said, targets, temperature=temperature) / 2
     return {"points": points, "matches": config.match_weight * matches, "distance": distance}
 
 
@@ -207,6 +207,12 @@ class GeometryTrainer:
         up = min((self.samples + config.batch) / max(config.warmup, 1), 1.0)
         return config.rate * up * (0.5 + 0.5 * math.cos(math.pi * min(self.samples / config.samples, 1.0)))
 
+    def temperature(self) -> float:
+        """Of the descriptors' loss now."""
+        (first, last), cooling = self.config.temperature, self.config.cooling * self.config.samples
+        share = min(self.samples / cooling, 1.0) if cooling > 0 else 1.0
+        return float(first * (last / first) ** share)
+
     def train_step(self) -> dict[str, float]:
         """One step; what it measured, by name."""
         config = self.config
@@ -221,7 +227,7 @@ class GeometryTrainer:
         low = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with low:
             predictions = predict(self.network, batch)
-        losses = geometry_losses(predictions, batch, config)
+        losses = geometry_losses(predictions, batch, config, self.temperature())
         total = losses["points"] + losses["matches"]
         if not bool(torch.isfinite(total)):
             raise RunError(

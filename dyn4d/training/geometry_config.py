@@ -92,9 +92,9 @@ class GeometryTraining:
     """Samples in the whole training; the learning rate falls to nothing over them."""
     seed: int = 0
     """Of the first weights and of all samples."""
-    batch: int = 8
+    batch: int = 4
     """Samples in a step."""
-    rate: float = 1e-3
+    rate: float = 8e-4
     """Learning rate at its highest."""
     warmup: int = 800
     """Samples over which the learning rate rises."""
@@ -108,6 +108,11 @@ class GeometryTraining:
     """What being sure of a point costs (DUSt3R eq. 4)."""
     match_weight: float = 0.075
     """Of the descriptors' loss beside that of the points."""
+    temperature: tuple[float, float] = (0.2, 0.05)
+    """Of the descriptors' loss, at first and in the end (MASt3R: 0.05); descriptors that are still bad learn nothing from a
+    low one but to be alike."""
+    cooling: float = 0.2
+    """Share of the training over which the temperature falls."""
     evaluate_every: int = 1000
     """Samples between looks at samples that are never trained on."""
     held_out: int = 48
@@ -129,6 +134,12 @@ class GeometryTraining:
         for name in ("rate", "average"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number between 0 and 1")
+        if not 0 < self.temperature[1] <= self.temperature[0] <= 1:
+            raise ValueError(
+                f"training.temperature: {self.temperature}; wanted two numbers between 0 and 1, the larger first"
+            )
+        if not 0 <= self.cooling <= 1:
+            raise ValueError(f"training.cooling: {self.cooling}; wanted a number from 0 to 1")
         for name in ("weight_decay", "alpha", "match_weight", "save_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0")
