@@ -11,8 +11,8 @@ processor and by the clock, which differ where others use the machine.
 `--weights`: on clips that no training uses, from colours and masks alone (their depth and cameras are withheld).
 `views`: depth of single views after one scale a view, beside that of a plane. `matches`: share within 3 px by the gap
 between frames, beside optical flow and R2D2 on the same frames; truth as in `r2d2.py` (`room`: the background of
-gt_horse_room; `own`: dyn4d's synthetic scenes, whose objects are not those of the training). `clips`: the whole geometry
-stage: depth inside the mask after one scale a clip, the camera after a similarity, and seconds.
+gt_horse_room; `own`: dyn4d's synthetic scenes, whose objects are not those of the training). `clips`: the whole
+geometry stage: depth inside the mask after one scale a clip, the camera after a similarity, and seconds.
 
 `--curve`: error by samples of a training's log, as SVG.
 """
@@ -69,8 +69,8 @@ def speed(threads: int, size: int) -> dict[str, Any]:
         weights = sum(p.numel() for p in trainer.network.parameters())
         out[name] = {"processor": processor, "clock": clock, "weights": weights}
         print(
-            f"{name}: {weights / 1e6:.1f} million weights, {processor:.2f} s of the processor a sample, {clock:.2f} s by "
-            f"the clock with {threads} threads", flush=True,
+            f"{name}: {weights / 1e6:.1f} million weights, {processor:.2f} s of the processor a sample, {clock:.2f} s "
+            f"by the clock with {threads} threads", flush=True,
         )  # fmt: skip
     return out
 
@@ -106,8 +106,8 @@ def views(weights: str, reference: Path, clips: list[str], count: int) -> list[d
                     truth = torch.from_numpy(seen.astype(np.float32))
                     good = truth > 0
                     errors = depth_errors(said[good, 2], truth[good])
-                    measured.append((float(errors.median()), float(flat_errors(truth[good]).median()),
-                                     float((errors < 0.03).float().mean()), float((errors < 0.10).float().mean())))  # fmt: skip
+                    three, ten = (float((errors < limit).float().mean()) for limit in (0.03, 0.10))
+                    measured.append((float(errors.median()), float(flat_errors(truth[good]).median()), three, ten))
             depth, flat, three, ten = (float(v) for v in np.median(np.array(measured), 0))
             rows.append({"clip": name, "gap": gap, "depth": depth, "flat": flat, "within_3": three, "within_10": ten})
             print(f"{name:18s} {gap:4d}  {depth:6.2%}  {flat:6.2%}  {three:6.1%} {ten:6.1%}", flush=True)
@@ -167,7 +167,9 @@ def whole_clips(weights: str, reference: Path, names: list[str], frames: str | N
             true.append(depth[depth > 0])
         z, depth = torch.cat(said), torch.cat(true)
         errors = ((depth / z).median() * z - depth).abs() / depth
-        camera = camera_errors(found.cameras, clip.cameras, align_cameras(found.cameras, clip.cameras), object_size(clip))
+        camera = camera_errors(
+            found.cameras, clip.cameras, align_cameras(found.cameras, clip.cameras), object_size(clip)
+        )
         focal = float(found.cameras.K[:, 0, 0].median() / clip.cameras.K[:, 0, 0].median())
         anchor = next((note.split("anchored on the ")[1].split()[0] for note in found.notes if "anchored" in note), "?")
         row = {"clip": name, "anchor": anchor, "depth": float(errors.median()),
@@ -191,7 +193,9 @@ def curve(log: Path, out: Path) -> None:
               for name, shown in names.items()}  # fmt: skip
     out.write_text(line_chart(curves, x_name="samples", log=False, title="error by samples"), encoding="utf-8")
     for line in looks:
-        print("  ".join(f"{name} {line[name]:.4g}" for name in ("samples", "depth", "flat", "other", "matches", "still")))
+        print(
+            "  ".join(f"{name} {line[name]:.4g}" for name in ("samples", "depth", "flat", "other", "matches", "still"))
+        )
 
 
 def main() -> None:
@@ -200,7 +204,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--weights")
-    parser.add_argument("--parts", nargs="+", default=["views", "matches", "clips"], choices=["views", "matches", "clips"])
+    parser.add_argument(
+        "--parts", nargs="+", default=["views", "matches", "clips"], choices=["views", "matches", "clips"]
+    )
     parser.add_argument("--pairs", type=int, default=4, help="of a clip and gap")
     parser.add_argument("--clips", nargs="+", default=list(CLIPS))
     parser.add_argument("--frames")

@@ -211,8 +211,8 @@ class TrainMatcherArgs(Common):
 
 @dataclass(frozen=True)
 class TrainGeometryArgs(Common):
-    """Train a small masked MASt3R on moving bodies that dyn4d makes itself, as the one was that comes with dyn4d. Stopped
-    with Ctrl-C or by --minutes, the same command goes on."""
+    """Train a small masked MASt3R on moving bodies that dyn4d makes itself. Stopped with Ctrl-C or by
+    --minutes, the same command goes on."""
 
     out: str = ""
     """The weights to write, ending in .safetensors. Beside them come the log (.jsonl) and, until done, the state

@@ -8,8 +8,8 @@ one's camera, confidences, descriptors. What differs helps a small network:
 - patches are embedded by convolutions (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021),
   whose finer maps go to the head too;
 - one decoder and one head serve both sides, told apart by a learnt vector;
-- a point lies on its pixel's ray, so that the head says a depth for each pixel, and of each view one factor of the focal
-  length; the second view's points are brought to the first camera by one rigid motion, which its tokens vote for.
+- a point lies on its pixel's ray, so that the head says a depth for each pixel, and of each view one factor of the
+  focal length; the second view's points are brought to the first camera by one rigid motion, which its tokens vote for.
 
 So the untrained network says a plane at depth 1, seen by two cameras in one place.
 """
@@ -74,9 +74,7 @@ class RayHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, encoded: EncodedImages, tokens: Tensor, second: Tensor
-    ) -> ViewPrediction:
+    def forward(self, encoded: EncodedImages, tokens: Tensor, second: Tensor) -> ViewPrediction:
         """Args: tokens: (B, N, C) of the decoder. second: (B,) bool, the view is the second of its pair."""
         rays, quarter, eighth = encoded.maps
         both = torch.cat([encoded.tokens, tokens], -1).transpose(1, 2).unflatten(-1, encoded.grid)
@@ -86,15 +84,13 @@ class RayHead(nn.Module):
         depth, conf = F.pixel_shuffle(self.to_shape(x), 4).unbind(1)
         local = F.pixel_shuffle(self.to_local(x), 4).permute(0, 2, 3, 1)
         points = self._points(depth, rays, tokens, encoded.grid, second)
-        desc = to_descriptors(local[..., :-1])
+        desc = to_descriptors(_standardised(local[..., :-1], rays[:, 2]))
         config = self.config
         return ViewPrediction(
             points, to_confidence(conf, config.conf_mode), desc, to_confidence(local[..., -1], config.desc_conf_mode)
         )
 
-    def _points(
-        self, depth: Tensor, rays: Tensor, tokens: Tensor, grid: tuple[int, int], second: Tensor
-    ) -> Tensor:
+    def _points(self, depth: Tensor, rays: Tensor, tokens: Tensor, grid: tuple[int, int], second: Tensor) -> Tensor:
         mask, known = rays[:, 2], rays[:, 3, 0, 0]
         share = F.avg_pool2d(mask[:, None], 16).flatten(1) + 1e-4
         share = share / share.sum(1, keepdim=True)
@@ -107,10 +103,21 @@ class RayHead(nn.Module):
         middle = (own * inside[..., None]).sum((1, 2)) / inside.sum((1, 2))[:, None]
         turn = _rotation(said[:, :6])
         reach = middle.norm(dim=-1, keepdim=True)
-        moved = torch.einsum("bij,bhwj->bhwi", turn, own - middle[:, None, None]) + (
-            middle + reach * said[:, 6:9]
-        )[:, None, None]
+        moved = (
+            torch.einsum("bij,bhwj->bhwi", turn, own - middle[:, None, None])
+            + (middle + reach * said[:, 6:9])[:, None, None]
+        )
         return torch.where(second[:, None, None, None], moved, own)
+
+
+def _standardised(raw: Tensor, mask: Tensor) -> Tensor:
+    """Descriptors (B, H, W, D) less what all of the object has in common, each number with a spread of 1 over it.
+    Without this the first thing that a contrastive loss teaches is to be alike."""
+    share = mask[..., None] + 1e-6
+    share = share / share.sum((1, 2), keepdim=True)
+    centred = raw - (raw * share).sum((1, 2), keepdim=True)
+    spread = (centred.square() * share).sum((1, 2), keepdim=True)
+    return centred * (spread + 1e-4).rsqrt()
 
 
 def _double(x: Tensor) -> Tensor:
@@ -118,8 +125,8 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _rotation(said: Tensor) -> Tensor:
-    """(B, 3, 3) from six numbers, none of them none (Zhou et al., "On the Continuity of Rotation Representations in Neural
-    Networks", CVPR 2019); six zeros are no rotation."""
+    """(B, 3, 3) from six numbers, none of them none (Zhou et al., "On the Continuity of Rotation Representations in
+    Neural Networks", CVPR 2019); six zeros are no rotation."""
     a = said[:, :3] + said.new_tensor([1.0, 0, 0])
     b = said[:, 3:6] + said.new_tensor([0, 1.0, 0])
     a = F.normalize(a, dim=-1)

@@ -70,8 +70,8 @@ class ViewHints:
 
     Attributes:
         mask: (B, H, W) bool, True = object; what is outside has no influence on anything.
-        focal: (B, 2) px along x and y, the lens if that is known, else some guess that says how large the picture is that
-            the view was cut from. centre: (B, 2) px principal point, half-integer; need not be in the view.
+        focal: (B, 2) px along x and y, the lens if that is known, else some guess that says how large the picture is
+            that the view was cut from. centre: (B, 2) px principal point, half-integer; need not be in the view.
         known: (B,) bool, `focal` is the lens'.
     """
 

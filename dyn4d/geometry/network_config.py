@@ -39,7 +39,8 @@ class PairNetworkConfig:
         two_confs: do the descriptors have a confidence of their own?
         dpt_layer_dims, dpt_feature_dim, dpt_head_dims: channels of the DPT head: of the four reassembled maps, of their
             fusion, and of the two convolutions that make the output.
-        stem, fusion_dim: of "rays" alone: channels of the convolutions at 1/2, 1/4 and 1/8 of the size, and of its head.
+        stem, fusion_dim: of "rays" alone: channels of the convolutions at 1/2, 1/4 and 1/8 of the size, and of its
+            head.
     """
 
     head_type: str = "dpt"

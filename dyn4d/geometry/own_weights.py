@@ -59,7 +59,7 @@ def require_small() -> Path:
     """The same. Raises `InputError` where this copy of dyn4d has none."""
     if (file := small_weights()) is None:
         raise InputError(
-            f"the weights {NAME!r} do not come with this copy of dyn4d; dyn4d train-geometry --out FILE makes some (then "
-            "--geometry.weights FILE), or name those of a MASt3R or DUSt3R network"
+            f"the weights {NAME!r} do not come with this copy of dyn4d; dyn4d train-geometry --out FILE makes some "
+            "(then --geometry.weights FILE), or name those of a MASt3R or DUSt3R network"
         )
     return file

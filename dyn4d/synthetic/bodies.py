@@ -154,12 +154,21 @@ def _biped(rng: Rng) -> _Plan:
     for side in (-1, 1):
         leg = np.array([rng.normal(0, 0.1), side * rng.uniform(0.0, 0.4), -1])
         thick = girth * rng.uniform(0.4, 0.65)
-        plan.limb(rng, low + [0, side * 0.55 * wide, 0], leg, rng.uniform(0.5, 1.0), thick, 0, kink=0.2, end=0.9 * thick)
+        plan.limb(
+            rng,
+            low + np.array([0, side * 0.55 * wide, 0]),
+            leg,
+            rng.uniform(0.5, 1.0),
+            thick,
+            0,
+            kink=0.2,
+            end=0.9 * thick,
+        )
         arm = np.array([rng.normal(0, 0.3), side * rng.uniform(0.4, 1.2), rng.uniform(-1, 0.5)])
         start = high + np.array([0, side * 0.9 * wide, -0.1])
         plan.limb(rng, start, arm, rng.uniform(0.4, 0.9), thick * 0.7, chest, kink=0.4, end=0.6 * thick)
     tip = plan.limb(rng, high, np.array([0.1, 0, 1.0]), rng.uniform(0.1, 0.25), 0.5 * girth, chest, segments=1)
-    _head(plan, rng, tip + [0, 0, 0.05], np.array([0, 0, 1.0]), rng.uniform(0.1, 0.22))
+    _head(plan, rng, tip + np.array([0, 0, 0.05]), np.array([0, 0, 1.0]), rng.uniform(0.1, 0.22))
     return plan
 
 
@@ -223,7 +232,12 @@ def _blob(rng: Rng) -> _Plan:
 def _furniture(rng: Rng) -> _Plan:
     """Slabs on legs, with backs, drawers and lamps on them; rigid, or with one hinge."""
     plan = _Plan(float(rng.choice([0.0, 0.0, 0.35])))
-    wide, deep, thick, tall = rng.uniform(0.3, 0.8), rng.uniform(0.25, 0.6), rng.uniform(0.04, 0.15), rng.uniform(0.2, 0.9)
+    wide, deep, thick, tall = (
+        rng.uniform(0.3, 0.8),
+        rng.uniform(0.25, 0.6),
+        rng.uniform(0.04, 0.15),
+        rng.uniform(0.2, 0.9),
+    )
     soft = rng.uniform(0.01, 0.04)
     plan.parts.append(box((0, 0, 0), (wide, deep, thick), soft, blend=0.01))
     r = rng.uniform(THINNEST, 0.09)

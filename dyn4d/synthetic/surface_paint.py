@@ -92,8 +92,10 @@ def _draw(
             x = wa * rest[a, 0] + wb * rest[b, 0] + wc * rest[c, 0]
             y = wa * rest[a, 1] + wb * rest[b, 1] + wc * rest[c, 1]
             h = wa * rest[a, 2] + wb * rest[b, 2] + wc * rest[c, 2]
-            second = 0.5 + sharp * (np.sin(wave[0] * x + wave[1] * y + wave[2] * h + phase)
-                                    + 0.5 * np.sin(wave[1] * x - wave[2] * y + wave[0] * h + 2.3 * phase))
+            second = 0.5 + sharp * (
+                np.sin(wave[0] * x + wave[1] * y + wave[2] * h + phase)
+                + 0.5 * np.sin(wave[1] * x - wave[2] * y + wave[0] * h + 2.3 * phase)
+            )
             second = min(max(second, 0.0), 1.0)
             u = frame[0, 0] * x + frame[0, 1] * y + frame[0, 2] * h
             v = frame[1, 0] * x + frame[1, 1] * y + frame[1, 2] * h

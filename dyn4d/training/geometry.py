@@ -300,5 +300,3 @@ def saved_config(file: Path) -> GeometryTraining:
         return GeometryTraining(**parts, network=network, data=data)
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise InputError(f"{file} is of a training of another version of dyn4d ({error}); start anew") from error
-
-

@@ -106,11 +106,11 @@ class GeometryTraining:
     """Of the moving average of the weights, which is what is shipped: the share that stays at each step."""
     alpha: float = 0.2
     """What being sure of a point costs (DUSt3R eq. 4)."""
-    match_weight: float = 0.075
-    """Of the descriptors' loss beside that of the points."""
+    match_weight: float = 0.5
+    """Of the descriptors' loss beside that of the points (MASt3R, from trained points: 0.075)."""
     temperature: tuple[float, float] = (0.2, 0.05)
-    """Of the descriptors' loss, at first and in the end (MASt3R: 0.05); descriptors that are still bad learn nothing from a
-    low one but to be alike."""
+    """Of the descriptors' loss, at first and in the end (MASt3R: 0.05); descriptors that are still bad learn nothing from
+    a low one but to be alike."""
     cooling: float = 0.2
     """Share of the training over which the temperature falls."""
     evaluate_every: int = 1000

@@ -163,7 +163,10 @@ def _cameras(
 ) -> np.ndarray:  # fmt: skip
     """(2, 4, 4) cam_from_world of two cameras that look at the body, which is off the pictures' middle."""
     turn = math.radians(config.turn) * float(rng.choice([0.15, 0.5, 1.0], p=[0.25, 0.25, 0.5])) * rng.uniform(0, 1)
-    azimuth, elevation = rng.uniform(0, 2 * math.pi), math.radians(rng.uniform(4, 45) if level else rng.uniform(-20, 60))
+    azimuth, elevation = (
+        rng.uniform(0, 2 * math.pi),
+        math.radians(rng.uniform(4, 45) if level else rng.uniform(-20, 60)),
+    )
     tilt = rng.uniform(-0.35, 0.35) if level else rng.uniform(-math.pi, math.pi)
     step = turn * np.array([math.cos(tilt), 0.5 * math.sin(tilt)])
     roll = np.zeros(2) if level else rng.normal(0, 0.08) + rng.normal(0, 0.05, 2)
@@ -275,7 +278,7 @@ def _surroundings(
         if np.linalg.norm(centres[:, :2] - place, axis=1).min() < 1.2:
             continue
         still = still @ rotation_matrix(np.array([0, 0, rng.uniform(0, 6.3)])).T
-        still = still + [place[0], place[1], floor - still[:, 2].min()]
+        still = still + np.array([place[0], place[1], floor - still[:, 2].min()])
         out.append(_layer(body, np.stack([still, still]), rng, config, seed))
     return out
 
@@ -288,7 +291,7 @@ def _sheet(
     i, j = (g.reshape(-1, 1) / cells for g in np.mgrid[0 : cells + 1, 0 : cells + 1])
     points = np.array(corner) + i * np.array(u) + j * np.array(v)
     at = (np.arange(cells)[:, None] * (cells + 1) + np.arange(cells)).reshape(-1, 1)
-    faces = np.concatenate([at + [0, cells + 1, cells + 2], at + [0, cells + 2, 1]])
+    faces = np.concatenate([at + np.array(corners) for corners in ((0, cells + 1, cells + 2), (0, cells + 2, 1))])
     normal = np.cross(u, v) / np.linalg.norm(np.cross(u, v))
     paint = replace(_paint(rng, config, seed, scale=float(rng.uniform(1.0, 3.0))), frame=np.eye(3))
     surface = (points, np.broadcast_to(normal, points.shape).copy(), np.ones(len(points)))

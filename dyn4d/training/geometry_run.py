@@ -79,7 +79,13 @@ def train_geometry(
         nonlocal figures
         figures = evaluate(trainer.averaged(), held_out)
         seconds = spent + time.monotonic() - begin
-        line = {"step": trainer.step, "samples": trainer.samples, "seconds": round(seconds, 1), "evaluation": 1, **figures}
+        line = {
+            "step": trainer.step,
+            "samples": trainer.samples,
+            "seconds": round(seconds, 1),
+            "evaluation": 1,
+            **figures,
+        }
         lines.append(json.dumps({k: short(v) for k, v in line.items()}))
         if "depth" in figures:
             progress.note(
@@ -189,5 +195,3 @@ def samples_ahead(config: GeometryTraining, first: int) -> Iterator[SampleSource
         yield _Ahead(pool, first, AHEAD * config.batch)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-

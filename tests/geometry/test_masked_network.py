@@ -97,12 +97,14 @@ def test_both_orders_in_one_batch_and_sizes_that_differ(network: PairNetwork) ->
     assert torch.allclose(back.points_a, network.predict_encoded(b, a).points_a, atol=1e-5)
     narrow = network.encode(torch.rand(2, 3, 32, 80))
     said = network.predict_encoded(a, narrow)
-    assert said.points_b_in_a.shape == (2, 32, 80, 3) and said.desc_a is not None and said.desc_a.shape == (2, 64, 48, 8)
+    assert (
+        said.points_b_in_a.shape == (2, 32, 80, 3) and said.desc_a is not None and said.desc_a.shape == (2, 64, 48, 8)
+    )
     assert bool((said.conf_a >= 1).all())
 
 
 def test_hints_of_another_size_are_refused(network: PairNetwork) -> None:
-    with pytest.raises(ValueError, match="hints.mask"):
+    with pytest.raises(ValueError, match=r"hints\.mask"):
         network.encode(torch.rand(1, 3, 64, 64), usual_hints(torch.rand(1, 3, 32, 32)))
 
 
@@ -171,7 +173,7 @@ def test_damage_is_named(network: PairNetwork, tmp_path: Path) -> None:
     whole = tmp_path / "whole.safetensors"
     save_own_weights(whole, TINY, network.state_dict())
     (tmp_path / "cut.safetensors").write_bytes(whole.read_bytes()[:5000])
-    with pytest.raises(InputError, match="cut.safetensors"):
+    with pytest.raises(InputError, match=r"cut\.safetensors"):
         load_pair_network(tmp_path / "cut.safetensors")
 
 

@@ -75,7 +75,9 @@ def test_correspondences_are_of_one_material_point(drawn: list[tuple[FilmedPair,
         face = t.argmin(1)
         u, v = uv[np.arange(len(face)), face].T
         corners = second[face]
-        there = corners[:, 0] + u[:, None] * (corners[:, 1] - corners[:, 0]) + v[:, None] * (corners[:, 2] - corners[:, 0])
+        there = (
+            corners[:, 0] + u[:, None] * (corners[:, 1] - corners[:, 0]) + v[:, None] * (corners[:, 2] - corners[:, 0])
+        )
         image = there @ sample.K[1].T
         at = image[:, :2] / image[:, 2:]
         size = sample.mask.shape[-1]
