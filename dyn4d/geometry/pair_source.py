@@ -106,8 +106,8 @@ def frames_from_pairs(
         progress.note(line)
     if not config.weights:
         progress.note(
-            "mast3r: the small network that comes with dyn4d; the published MASt3R is far better, where its terms allow "
-            "it (--geometry.weights FILE_OR_HUB_ID)"
+            "mast3r: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
+            "allow it (--geometry.weights FILE_OR_HUB_ID)"
         )
     placed, anchor, why = _place(network, clip, config, progress, cache)
     notes = [f"mast3r: anchored on the {anchor} ({why})"]

@@ -125,8 +125,9 @@ def load_pair_network(path_or_hub_id: str | Path, device: torch.device | str = "
 
     Args:
         path_or_hub_id: "small", the network that comes with dyn4d; a `.pth` file, a `.safetensors` file of dyn4d's or
-            with its configuration beside it, a folder with `model.safetensors` and `config.json`, or the id of
-            a model on the hub, such as "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric" (fetched; needs `huggingface_hub`).
+            with its configuration beside it, a folder with `model.safetensors` and `config.json`, or the id of a model
+            on the hub, such as "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric" (fetched; needs
+            `huggingface_hub`).
         device: "auto", "cpu", "cuda" …
 
     Raises:

@@ -109,8 +109,8 @@ class GeometryTraining:
     match_weight: float = 0.5
     """Of the descriptors' loss beside that of the points (MASt3R, from trained points: 0.075)."""
     temperature: tuple[float, float] = (0.2, 0.05)
-    """Of the descriptors' loss, at first and in the end (MASt3R: 0.05); descriptors that are still bad learn nothing from
-    a low one but to be alike."""
+    """Of the descriptors' loss, at first and in the end (MASt3R: 0.05). Descriptors that are still bad learn nothing
+    from a low one but to be alike."""
     cooling: float = 0.2
     """Share of the training over which the temperature falls."""
     evaluate_every: int = 1000
