@@ -7,288 +7,36 @@ where they come from.
 from __future__ import annotations
 
 import contextlib
-import io
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from dataclasses import field as dataclass_field
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
-
-import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from typing import TYPE_CHECKING, Any
 
 from dyn4d import __version__
+from dyn4d.cli_args import (
+    CheckArgs,
+    Common,
+    DemoArgs,
+    EvalArgs,
+    MatchArgs,
+    PrepareArgs,
+    RunArgs,
+    StageArgs,
+    StatusArgs,
+    TrainGeometryArgs,
+    TrainMatcherArgs,
+    ViewArgs,
+    WeightsArgs,
+)
+from dyn4d.cli_parse import UsageError, closest, parse
 from dyn4d.config import Options, load_config, load_preset, with_clip
-from dyn4d.core.errors import Dyn4DError, InputError, RunError
+from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.runs import RunFolder, describe_error
-from dyn4d.training.config import MatcherTraining
-from dyn4d.training.geometry_config import GeometryTraining
 
 if TYPE_CHECKING:
     from dyn4d.ply_args import PlyArgs
-
-T = TypeVar("T")
-Preset = Literal["quick", "default", "quality"]
-
-
-class UsageError(InputError):
-    """The command line cannot be understood."""
-
-
-# ------------------------------------------------------------------------------- arguments of commands
-
-
-@dataclass(frozen=True)
-class Common:
-    """Arguments of every command that works for a while."""
-
-    quiet: FlagCreatePairsOff[bool] = False
-    """Say nothing but warnings and errors."""
-    debug: FlagCreatePairsOff[bool] = False
-    """Show where an error comes from."""
-
-
-@dataclass(frozen=True)
-class RunArgs(Common):
-    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
-
-    clip: Annotated[Positional[str], arg(metavar="CLIP")] = ""
-    """Clip folder, video file, or folder of pictures."""
-    out: str | None = None
-    """The run folder. Default: runs/<clip name>."""
-    preset: Preset = "default"
-    """Values that the options below start from."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace finished stages that were made with other settings."""
-    options: Annotated[Options, arg(name="")] = dataclass_field(default_factory=Options)
-
-
-@dataclass(frozen=True)
-class StageArgs(Common):
-    """One stage of a run. Options start from those of the run."""
-
-    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
-    """The run folder."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace the finished stage if it was made with other settings."""
-    options: Annotated[Options, arg(name="")] = dataclass_field(default_factory=Options)
-
-
-@dataclass(frozen=True)
-class DemoArgs(Common):
-    """Make a procedural clip, reconstruct it, and compare with the truth."""
-
-    out: str = "runs/demo"
-    """The run folder; the clip and its truth are put into it too."""
-    preset: Preset = "quick"
-    """Values that the options below start from."""
-    scene: Literal["creature", "worm", "turntable", "dancer"] = "creature"
-    """What moves."""
-    backdrop: Literal["grey", "room"] = "grey"
-    """What is behind it."""
-    length: int = 48
-    """Frames of the clip."""
-    size: int = 256
-    """Width and height of its pictures in pixels."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace finished stages that were made with other settings."""
-    options: Annotated[Options, arg(name="")] = dataclass_field(default_factory=Options)
-
-
-@dataclass(frozen=True)
-class EvalArgs(Common):
-    """Compare a finished run with ground truth."""
-
-    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
-    """The run folder."""
-    truth: str = ""
-    """Folder with views.json, cameras.json and tracks.npz. Without it only the frames that the run left out
-    (--hold-out) are compared."""
-
-
-@dataclass(frozen=True)
-class StatusArgs(Common):
-    """What is done, how long it took, what would run again and why."""
-
-    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
-    """The run folder."""
-
-
-@dataclass(frozen=True)
-class ViewArgs(Common):
-    """Look at a run in a browser on this machine, while it is still going too. Ctrl-C ends it."""
-
-    run: Annotated[Positional[str], arg(metavar="RUN")] = ""
-    """The run folder."""
-    port: int = 8080
-    """The first port to try."""
-    browser: bool = True
-    """Open it in the browser; else only the address is printed."""
-
-
-@dataclass(frozen=True)
-class CheckArgs(Common):
-    """Look at every frame of a clip."""
-
-    clip: Annotated[Positional[str], arg(metavar="CLIP")] = ""
-    """Clip folder, video file, or folder of pictures."""
-    frames: str | None = None
-    """Only these frames: start:stop:step."""
-    max_size: int | None = None
-    """As it would be with this longest side, in pixels."""
-    mask: str = "auto"
-    """auto, alpha, none, or a folder or video."""
-
-
-@dataclass(frozen=True)
-class MatchArgs(Common):
-    """Find what two pictures of an object have in common; writes a file of matches and a picture of them."""
-
-    a: Annotated[Positional[str], arg(metavar="A")] = ""
-    """The first picture."""
-    b: Annotated[Positional[str], arg(metavar="B")] = ""
-    """The second picture; it may have another size."""
-    mask_a: str | None = None
-    """Mask of A, white on the object, or none. Default: the alpha channel of A if there is one, else all of A."""
-    mask_b: str | None = None
-    """The same for B."""
-    matcher: Literal["mast3r", "r2d2", "flow", "flow+r2d2"] | None = None
-    """mast3r needs --weights. flow and r2d2 need none; flow is for frames of one video. Default: mast3r with --weights,
-    else flow."""
-    weights: str | None = None
-    """Weights of mast3r (a .pth file or a folder), or of r2d2 (a .pt or .safetensors file) in place of those that come
-    with dyn4d."""
-    out: str | None = None
-    """A folder, or a name for both files, which end in .npz and .png. Default: matches_A_B in this folder."""
-    size: int | None = None
-    """Longest side in pixels of what the matcher looks at. Default: 512 for mast3r, 1024 for r2d2, 640 for flow and
-    flow+r2d2."""
-    coarse_to_fine: bool = True
-    """mast3r: look at pictures larger than --size as a whole, then at full resolution, window by window."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    lines: int = 40
-    """Lines in the picture."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace files that are there."""
-
-
-@dataclass(frozen=True)
-class WeightsArgs(Common):
-    """What is in a file of network weights, or the same weights in another form."""
-
-    action: Positional[Literal["info", "convert"]] = "info"
-    """What to do."""
-    file: Annotated[Positional[str], arg(metavar="FILE")] = ""
-    """A .pth or .safetensors file, or a folder of model.safetensors and config.json."""
-    out: str | None = None
-    """With convert: the folder to write, or a name that ends in .pth. Default: a folder beside FILE, of its name."""
-
-
-@dataclass(frozen=True)
-class TrainMatcherArgs(Common):
-    """Train a small R2D2 network on pictures that dyn4d makes itself, as the one was that comes with dyn4d. Stopped
-    with Ctrl-C, the same command goes on."""
-
-    out: str = ""
-    """The weights to write, ending in .safetensors. Beside them come the log (.jsonl) and, until done, the state
-    (.state)."""
-    resume: str | None = None
-    """A state elsewhere to go on from; the settings are then those of its training."""
-    init: str | None = None
-    """Weights of an earlier training to start from, instead of random ones."""
-    pairs: int | None = None
-    """Pairs of pictures in the whole training. Default: training.pairs."""
-    threads: int = 1
-    """Of torch. Another number gives other weights in their last bits."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace weights that are there."""
-    training: MatcherTraining = dataclass_field(default_factory=MatcherTraining)
-
-
-@dataclass(frozen=True)
-class TrainGeometryArgs(Common):
-    """Train a small masked MASt3R on moving bodies that dyn4d makes itself. Stopped with Ctrl-C or by
-    --minutes, the same command goes on."""
-
-    out: str = ""
-    """The weights to write, ending in .safetensors. Beside them come the log (.jsonl) and, until done, the state
-    (.state)."""
-    resume: str | None = None
-    """A state elsewhere to go on from; the settings are then those of its training."""
-    samples: int | None = None
-    """Samples in the whole training. Default: training.samples."""
-    minutes: float | None = None
-    """Stop after this many minutes, everything saved."""
-    threads: int = 2
-    """Of torch. Another number gives other weights in their last bits."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    overwrite: FlagCreatePairsOff[bool] = False
-    """Replace weights that are there, and start anew."""
-    training: GeometryTraining = dataclass_field(default_factory=GeometryTraining)
-
-
-# -------------------------------------------------------------------------------------------- parsing
-
-
-def parse(
-    kind: type[T],
-    name: str,
-    words: Sequence[str],
-    default: T,
-    *,
-    needs: tuple[str, ...] = (),
-    config: Sequence[Any] = (),
-) -> T:
-    """The arguments of one command.
-
-    Args:
-        kind: its dataclass. name: the command. words: what was typed after it. default: values to start from.
-        needs: fields that must not stay empty. config: of tyro.
-
-    Raises:
-        UsageError: with what is wrong, in one line. SystemExit: after printing help.
-    """
-    caught = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(caught):
-            parsed = tyro.cli(
-                kind, prog=f"dyn4d {name}", args=list(words), default=default, description=kind.__doc__, config=config
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(f"{_one_line(caught.getvalue())}; see dyn4d {name} --help") from stop
-    except ValueError as error:
-        raise UsageError(f"{error}; see dyn4d {name} --help") from error
-    for field in needs:
-        if not getattr(parsed, field):
-            label = f"--{field}" if field in ("truth", "out") else field.upper()
-            raise UsageError(f"dyn4d {name}: {label} is missing; see dyn4d {name} --help")
-    return parsed
-
-
-def _one_line(box: str) -> str:
-    """What tyro's error box says, without its frame, title, help text of the option and pointer to the help."""
-    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    text = ""
-    for line in lines:
-        if re.match(r"─+$|For full helptext|Argument helptext|dyn4d .*--help$", line):
-            if text:
-                break
-            continue
-        text = f"{text} {line}".strip()
-    suggestion = next((at for at, line in enumerate(lines) if line.startswith("Perhaps you meant")), None)
-    if suggestion is not None and "Perhaps" not in text:
-        flag = next((line.split()[0] for line in lines[suggestion + 1 :] if line.startswith("--")), None)
-        text += f"; perhaps you meant {flag}" if flag else ""
-    text = re.sub(r"^Error parsing (options\.\w+|options): ", "", text)
-    return text or "the arguments cannot be understood"
 
 
 def _preset_of(words: Sequence[str], fallback: str) -> Options:
@@ -337,7 +85,7 @@ def _show_result(run: RunFolder, args: Common) -> None:
 
 def run_command(name: str, words: Sequence[str]) -> None:
     default = RunArgs(options=_preset_of(words, "default"))
-    args = parse(RunArgs, name, words, default, needs=("clip",))
+    args = parse(RunArgs, name, words, default)
     from dyn4d.pipeline import run_all
 
     out = args.out or str(Path("runs") / (_clip_name(args.clip)))
@@ -353,8 +101,8 @@ def _clip_name(clip: str) -> str:
 
 
 def prepare_command(name: str, words: Sequence[str]) -> None:
-    default = RunArgs(options=_preset_of(words, "default"))
-    args = parse(RunArgs, name, words, default, needs=("clip", "out"))
+    default = PrepareArgs(options=_preset_of(words, "default"))
+    args = parse(PrepareArgs, name, words, default)
     from dyn4d.pipeline import run_prepare
 
     config = with_clip(args.options, args.clip)
@@ -369,7 +117,7 @@ def stage_command(name: str, words: Sequence[str]) -> None:
         folder.require()
         config = load_config(folder.config)
         options = Options(**{f.name: getattr(config, f.name) for f in fields(Options)})
-    args = parse(StageArgs, name, words, StageArgs(options=options), needs=("run",))
+    args = parse(StageArgs, name, words, StageArgs(options=options))
     if args.run != where:
         raise UsageError(f"dyn4d {name}: the run folder comes first: dyn4d {name} RUN ...")
     from dyn4d.pipeline import run_stage
@@ -408,7 +156,7 @@ def _print_table(run: RunFolder) -> None:
 
 
 def eval_command(name: str, words: Sequence[str]) -> None:
-    args = parse(EvalArgs, name, words, EvalArgs(), needs=("run",))
+    args = parse(EvalArgs, name, words, EvalArgs())
     from dyn4d.pipeline import run_eval
 
     run = RunFolder(args.run)
@@ -417,7 +165,7 @@ def eval_command(name: str, words: Sequence[str]) -> None:
 
 
 def status_command(name: str, words: Sequence[str]) -> None:
-    args = parse(StatusArgs, name, words, StatusArgs(), needs=("run",))
+    args = parse(StatusArgs, name, words, StatusArgs())
     from dyn4d.pipeline import run_status
     from dyn4d.status import format_status
 
@@ -425,14 +173,14 @@ def status_command(name: str, words: Sequence[str]) -> None:
 
 
 def view_command(name: str, words: Sequence[str]) -> None:
-    args = parse(ViewArgs, name, words, ViewArgs(), needs=("run",))
+    args = parse(ViewArgs, name, words, ViewArgs())
     from dyn4d.view_cli import view_run
 
     view_run(args.run, port=args.port, browser=args.browser, say=lambda text: print(text, flush=True))
 
 
 def check_command(name: str, words: Sequence[str]) -> None:
-    args = parse(CheckArgs, name, words, CheckArgs(), needs=("clip",))
+    args = parse(CheckArgs, name, words, CheckArgs())
     from dyn4d.io.check import check_clip, refuse_errors
     from dyn4d.io.clips import load_clip
 
@@ -446,7 +194,7 @@ def check_command(name: str, words: Sequence[str]) -> None:
 
 
 def match_command(name: str, words: Sequence[str]) -> None:
-    args = parse(MatchArgs, name, words, MatchArgs(), needs=("a", "b"))
+    args = parse(MatchArgs, name, words, MatchArgs())
     from dyn4d.match_cli import MatchRequest, match_pictures
 
     request = MatchRequest(**{f.name: getattr(args, f.name) for f in fields(MatchRequest)})
@@ -461,17 +209,9 @@ def ply_command(name: str, words: Sequence[str]) -> None:
         print(ply_usage())
         return
     if words[0] not in ACTIONS:
-        raise UsageError(f"dyn4d ply {words[0]}: no such action; there are {', '.join(ACTIONS)}")
+        raise UsageError(f"dyn4d ply {words[0]}: no such action{closest(words[0], ACTIONS)}")
     kind, act, _ = ACTIONS[words[0]]
-    hints = get_type_hints(kind)  # tyro is known to this module only: what is given by its place is marked here
-    for field, label in kind.PLACES.items():
-        kind.__annotations__[field] = Annotated[Positional[hints[field]], arg(metavar=label)]
-    for field, flag in kind.NAMES.items():
-        kind.__annotations__[field] = Annotated[hints[field], arg(name=flag)]
-    args = parse(kind, f"{name} {words[0]}", words[1:], kind(), config=(FlagCreatePairsOff,))
-    for field, label in kind.PLACES.items():
-        if not getattr(args, field) and not label.startswith("["):
-            raise UsageError(f"dyn4d ply {words[0]}: {label} is missing; see dyn4d ply {words[0]} --help")
+    args = parse(kind, f"{name} {words[0]}", words[1:], kind())
     text, code = act(args, _progress(args))
     _say(text, args)
     if code:
@@ -479,14 +219,14 @@ def ply_command(name: str, words: Sequence[str]) -> None:
 
 
 def weights_command(name: str, words: Sequence[str]) -> None:
-    args = parse(WeightsArgs, name, words, WeightsArgs(), needs=("file",))
+    args = parse(WeightsArgs, name, words, WeightsArgs())
     from dyn4d.weights_cli import weights_text
 
     print(weights_text(args.action, args.file, args.out))
 
 
 def train_matcher_command(name: str, words: Sequence[str]) -> None:
-    args = parse(TrainMatcherArgs, name, words, TrainMatcherArgs(), needs=("out",))
+    args = parse(TrainMatcherArgs, name, words, TrainMatcherArgs())
     from dyn4d.train_cli import TrainRequest, train_matcher_files
 
     request = TrainRequest(**{f.name: getattr(args, f.name) for f in fields(TrainRequest)})
@@ -494,7 +234,7 @@ def train_matcher_command(name: str, words: Sequence[str]) -> None:
 
 
 def train_geometry_command(name: str, words: Sequence[str]) -> None:
-    args = parse(TrainGeometryArgs, name, words, TrainGeometryArgs(), needs=("out",))
+    args = parse(TrainGeometryArgs, name, words, TrainGeometryArgs())
     from dyn4d.train_geometry_cli import GeometryRequest, train_geometry_files
 
     request = GeometryRequest(**{f.name: getattr(args, f.name) for f in fields(GeometryRequest)})
@@ -548,7 +288,7 @@ def _dispatch(words: Sequence[str]) -> None:
         print(f"dyn4d {__version__}")
         return
     if words[0] not in COMMANDS:
-        raise UsageError(f"{words[0]}: no such command; there are {', '.join(COMMANDS)}")
+        raise UsageError(f"{words[0]}: no such command{closest(words[0], COMMANDS)}")
     COMMANDS[words[0]][0](words[0], words[1:])
 
 
@@ -579,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(text: str, code: int, words: Sequence[str]) -> int:
     if "--debug" in words:
         traceback.print_exc()
-    print(f"dyn4d: {text}", file=sys.stderr, flush=True)
+    print(f"dyn4d: {text.removeprefix('dyn4d ')}", file=sys.stderr, flush=True)
     return code
 
 

@@ -222,12 +222,19 @@ def load_preset(name: str) -> Options:
     return from_plain(Options, _read_yaml(path), source=str(path))
 
 
+ABSENT = "not set"  # an option that one of two versions of the program does not have
+
+
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """What changed between two plain values, as 'name: old -> new' lines."""
     if isinstance(old, dict) and isinstance(new, dict):
         lines: list[str] = []
         for key in sorted(set(old) | set(new)):
-            missing = "(not there)"
-            lines += differences(old.get(key, missing), new.get(key, missing), _join(where, str(key)))
+            lines += differences(old.get(key, ABSENT), new.get(key, ABSENT), _join(where, str(key)))
         return lines
-    return [] if old == new else [f"{where}: {old} -> {new}"]
+    return [] if old == new else [f"{where}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Any) -> str:
+    named = {None: "none", True: "on", False: "off", "": "nothing"}
+    return named.get(value, str(value)) if isinstance(value, (bool, str)) or value is None else str(value)

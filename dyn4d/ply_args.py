@@ -1,12 +1,14 @@
-"""Arguments of `dyn4d ply info|compare|convert|preview|crop|merge`, which the command line fills.
+"""Arguments of `dyn4d ply info|compare|convert|preview|crop|merge`, which `dyn4d.cli_parse` fills.
 
-Fields named in `PLACES` are given by their place, those in `NAMES` have another name there.
+What `PLACES` and `NAMES` mean, and that field docstrings are the help text, is told in `dyn4d.cli_parse`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from dyn4d.io.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,19 @@ class PlyArgs:
 
 
 @dataclass(frozen=True)
-class InfoArgs(PlyArgs):
+class FileArgs(PlyArgs):
+    """Arguments of every action that reads files of Gaussians, or writes them."""
+
+    spz_axes: Literal["rub", "as-is"] = "rub"
+    """SPZ has right, up, back by definition. as-is: neither turn when writing nor when reading, as some programs do."""
+
+    @property
+    def turn_spz(self) -> bool:
+        return self.spz_axes == "rub"
+
+
+@dataclass(frozen=True)
+class InfoArgs(FileArgs):
     """What is in a file of Gaussians or points: PLY, compressed PLY, SPZ or .splat."""
 
     PLACES: ClassVar[dict[str, str]] = {"file": "FILE"}
@@ -33,7 +47,7 @@ class InfoArgs(PlyArgs):
 
 
 @dataclass(frozen=True)
-class CompareArgs(PlyArgs):
+class CompareArgs(FileArgs):
     """What differs between two files. Exit code 0: the same within the limits, 1: different, 2: cannot be compared."""
 
     PLACES: ClassVar[dict[str, str]] = {"a": "A", "b": "B"}
@@ -42,7 +56,8 @@ class CompareArgs(PlyArgs):
     b: str = ""
     """The second file."""
     by: Literal["auto", "row", "nearest"] = "auto"
-    """Row i against row i, or pairs by place. auto: by row where both files have as many rows."""
+    """Row i against row i, or pairs by place. auto: by row where both files have as many rows, in the same
+    order."""
     tolerance: float | None = None
     """World units up to which a place is the same. Default: 0.00001 of the size of A."""
     reach: float | None = None
@@ -52,7 +67,7 @@ class CompareArgs(PlyArgs):
 
 
 @dataclass(frozen=True)
-class ConvertArgs(PlyArgs):
+class ConvertArgs(FileArgs):
     """The same Gaussians or points as PLY, compressed PLY, SPZ, .splat, GLB or CSV, by the suffix of OUT. The error
     that this costs is measured and printed."""
 
@@ -68,8 +83,6 @@ class ConvertArgs(PlyArgs):
     """Keep spherical harmonics up to this degree, 0 to 4. Default: all that the format holds."""
     keep_order: bool = False
     """.compressed.ply: keep the order of the rows. They are else put along a curve in space, which is more exact."""
-    spz_axes: Literal["rub", "as-is"] = "rub"
-    """SPZ has right, up, back by definition. as-is: neither turn when writing nor when reading, as some programs do."""
     overwrite: bool = False
     """Replace a file that is there."""
     json: bool = False
@@ -77,14 +90,14 @@ class ConvertArgs(PlyArgs):
 
 
 @dataclass(frozen=True)
-class PreviewArgs(PlyArgs):
+class PreviewArgs(FileArgs):
     """A picture of a file of Gaussians or points: from six sides (.png), or turning (.gif, .mp4, a folder of PNGs)."""
 
     PLACES: ClassVar[dict[str, str]] = {"file": "FILE", "out": "[OUT]"}
     file: str = ""
     """The file."""
     out: str = ""
-    """Ends in .png, .gif, .mp4, or names a folder. Default: FILE_preview.png in this folder."""
+    """Ends in .png, .gif, .mp4, or names a folder. Default: FILE_preview.png in this folder, FILE without .ply."""
     terminal: bool = False
     """Show it here, in coloured blocks. Writes a file only if OUT is given."""
     columns: int | None = None
@@ -106,7 +119,7 @@ class PreviewArgs(PlyArgs):
 
 
 @dataclass(frozen=True)
-class CropArgs(PlyArgs):
+class CropArgs(Selection, FileArgs):
     """Some of the rows of a file. What is kept meets all that is asked for; lengths are in world units."""
 
     PLACES: ClassVar[dict[str, str]] = {"file": "FILE", "out": "OUT"}
@@ -114,30 +127,6 @@ class CropArgs(PlyArgs):
     """PLY, compressed PLY, SPZ or .splat file."""
     out: str = ""
     """The file to write; the format is that of its suffix, as with convert."""
-    box: tuple[float, float, float, float, float, float] | None = None
-    """X0 Y0 Z0 X1 Y1 Z1: within these corners."""
-    sphere: tuple[float, float, float, float] | None = None
-    """X Y Z RADIUS: within it."""
-    min_opacity: float | None = None
-    """0 to 1."""
-    max_opacity: float | None = None
-    """0 to 1."""
-    min_scale: float | None = None
-    """Of a Gaussian's largest axis (standard deviation)."""
-    max_scale: float | None = None
-    """Of a Gaussian's largest axis (standard deviation)."""
-    min_confidence: float | None = None
-    """Of the field confidence."""
-    finite: bool = False
-    """No NaN, no Inf, no rotation of length 0."""
-    outliers: float | None = None
-    """Drop rows whose distance to 16 neighbours is so many standard deviations above the mean; 2 is usual."""
-    largest_cluster: bool = False
-    """Keep the largest group of rows that are near each other."""
-    gap: float | None = None
-    """What parts two groups. Default: 4 times the distance of neighbours."""
-    invert: bool = False
-    """Keep what would be dropped."""
     overwrite: bool = False
     """Replace a file that is there."""
     json: bool = False
@@ -145,9 +134,9 @@ class CropArgs(PlyArgs):
 
 
 @dataclass(frozen=True)
-class MergeArgs(PlyArgs):
-    """The rows of two or more files, one after the other. Their fields must be the same; spherical harmonics of lower
-    degrees are filled up with zeros."""
+class MergeArgs(FileArgs):
+    """The rows of two or more files, one after the other. Spherical harmonics of lower degrees are filled up with
+    zeros, other fields that are not in every file are dropped."""
 
     PLACES: ClassVar[dict[str, str]] = {"files": "A B ... OUT"}
     files: tuple[str, ...] = ()

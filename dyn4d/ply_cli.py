@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +37,15 @@ def _json(value: Any) -> str:
 def info(args: InfoArgs, progress: Progress) -> Answer:
     from dyn4d.io.ply_info import ply_info
 
-    found = ply_info(args.file)
+    found = ply_info(args.file, turn_spz=args.turn_spz)
     return (_json(found.as_dict()) if args.json else found.format()), 0
 
 
 def compare(args: CompareArgs, progress: Progress) -> Answer:
     from dyn4d.io.ply_compare import compare_files
 
-    found = compare_files(args.a, args.b, by=args.by, tolerance=args.tolerance, reach=args.reach)
+    found = compare_files(args.a, args.b, by=args.by, tolerance=args.tolerance, reach=args.reach,
+                          turn_spz=args.turn_spz)  # fmt: skip
     return (_json(found.as_dict()) if args.json else found.format()), 0 if found.same else 1
 
 
@@ -56,27 +57,26 @@ def convert(args: ConvertArgs, progress: Progress) -> Answer:
     if args.sh_degree is not None and not 0 <= args.sh_degree <= 4:
         raise InputError(f"--sh-degree {args.sh_degree}: wanted 0 to 4")
     out = _free(args.out, args.overwrite)
-    options = WriteOptions(None if args.as_ == "auto" else args.as_, args.sh_degree, args.keep_order,
-                           turn_spz=args.spz_axes == "rub")  # fmt: skip
+    options = WriteOptions(None if args.as_ == "auto" else args.as_, args.sh_degree, args.keep_order, args.turn_spz)
     done = convert_file(args.file, out, options)
     return (_json(done.as_dict()) if args.json else done.format()), 0
 
 
 def crop(args: CropArgs, progress: Progress) -> Answer:
     from dyn4d.io import text_figures as tf
-    from dyn4d.io.ply_select import Selection, select
-    from dyn4d.io.row_writers import format_of, write_rows
+    from dyn4d.io.ply_select import select
+    from dyn4d.io.row_writers import WriteOptions, format_of, write_rows
     from dyn4d.io.rows import open_rows
 
-    selection = Selection(**{f.name: getattr(args, f.name) for f in fields(Selection)})
+    args.require_something()
     format_of(args.out)
     out = _free(args.out, args.overwrite)
-    rows = open_rows(args.file)
-    found = select(rows, selection)
+    rows = open_rows(args.file, turn_spz=args.turn_spz)
+    found = select(rows, args)
     if rows.count and not found.keep.any():
         why = ", ".join(f"{count:,} {label}" for label, count in found.dropped if count)
         raise InputError(f"{rows.path}: nothing would be kept of {tf.rows(rows.count)} ({why}); ask for less")
-    written = write_rows(out, rows.selected(found.keep))
+    written = write_rows(out, rows.selected(found.keep), WriteOptions(turn_spz=args.turn_spz))
     if args.json:
         return _json({"source": rows.path, "path": out, "before": rows.count, "kept": written.count,
                       "dropped": dict(found.dropped), "inverted": args.invert,
@@ -89,17 +89,17 @@ def crop(args: CropArgs, progress: Progress) -> Answer:
 def merge(args: MergeArgs, progress: Progress) -> Answer:
     from dyn4d.io import text_figures as tf
     from dyn4d.io.ply_select import merge as merged
-    from dyn4d.io.ply_select import open_all
-    from dyn4d.io.row_writers import format_of, write_rows
+    from dyn4d.io.row_writers import WriteOptions, format_of, write_rows
+    from dyn4d.io.rows import open_rows
 
     if len(args.files) < 3:
         raise InputError("dyn4d ply merge: wanted two files or more, and then the file to write")
     *files, target = args.files
     format_of(target)
     out = _free(target, args.overwrite)
-    sources = open_all(files)
+    sources = [open_rows(file, turn_spz=args.turn_spz) for file in files]
     rows, notes = merged(sources)
-    written = write_rows(out, rows)
+    written = write_rows(out, rows, WriteOptions(turn_spz=args.turn_spz))
     if args.json:
         return _json({"sources": [{"path": r.path, "count": r.count} for r in sources], "path": out,
                       "count": written.count, "notes": notes, "left_out": written.left_out}), 0  # fmt: skip
@@ -133,15 +133,16 @@ def _free(text: str, overwrite: bool) -> Path:
 def preview(args: PreviewArgs, progress: Progress) -> Answer:
     if args.columns is not None and not 8 <= args.columns <= 1000:
         raise InputError(f"--columns {args.columns}: wanted 8 to 1000")
-    out = _preview_file(args)
     from dyn4d.io.rows import open_rows
 
-    rows = open_rows(args.file)
+    rows = open_rows(args.file, turn_spz=args.turn_spz)
+    out = _preview_file(args)
     from dyn4d.export.ply_preview import PreviewOptions, load_drawable
 
     up, why = _upward(Path(args.file)) if args.up == "auto" else (args.up, "as asked")
     turning = out is not None and out.suffix.lower() != ".png"
-    options = PreviewOptions(args.size or (480 if turning else 384), up, _background(args.background), args.frames,
+    size = args.size if args.size is not None else 480 if turning else 384
+    options = PreviewOptions(size, up, _background(args.background), args.frames,
                              args.elevation)  # fmt: skip
     what = load_drawable(rows, up=up)
     lines = []
@@ -162,7 +163,7 @@ def _preview_file(args: PreviewArgs) -> Path | None:
     """The file or folder to write; None where only the terminal is asked for."""
     if not args.out and args.terminal and not args.turntable:
         return None
-    stem = Path(args.file).name.partition(".")[0]
+    stem = re.sub(r"\.ply$", "", Path(args.file).name, flags=re.IGNORECASE).replace(".", "_")
     name = args.out or (f"{stem}_turntable.gif" if args.turntable else f"{stem}_preview.png")
     path = Path(name).expanduser()
     suffix = path.suffix.lower()

@@ -184,9 +184,10 @@ def refuse_changes(plan: Sequence[Planned], *, overwrite: bool) -> None:
     if changed and not overwrite:
         first = changed[0]
         others = f" (then also {', '.join(p.stage.name for p in changed[1:])})" if len(changed) > 1 else ""
+        elsewhere = ", or another --out" if any(one.stage.name == "prepare" for one in plan) else ""
         raise InputError(
             f"{first.stage.name}: finished, but not by what is asked for now: {first.reason}{others}; "
-            "give --overwrite to replace it, or another --out"
+            f"give --overwrite to replace it{elsewhere}"
         )
 
 

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dyn4d.config import Config, dump_config
+from dyn4d.config import Config, as_plain, dump_config
 from dyn4d.io.atomic import read_json, write_json
+from dyn4d.repeat import repeat_command
 from dyn4d.runner import StageContext
 from dyn4d.runs import RunFolder, RunState
 
@@ -344,7 +345,10 @@ def export(ctx: StageContext) -> None:
 def summarise(run: RunFolder, config: Config, state: RunState) -> None:
     """Write `metrics.json` and `report.html` from what all stages left."""
     from dyn4d.export.run import summarise_run
+    from dyn4d.export.story import tell
 
+    demo = run.root / "demo.json"
+    command = repeat_command(config, run.root, demo=read_json(demo) if demo.is_file() else None)
     seconds = state.seconds()
     facts = [
         ("device", str(state.data.get("device", config.device))),
@@ -354,7 +358,7 @@ def summarise(run: RunFolder, config: Config, state: RunState) -> None:
     summarise_run(
         run.root, config.export, clip=open_clip(config), seconds=seconds, render=config.render,
         settings=dump_config(config), facts=facts, warnings=[str(w["text"]) for w in state.data["warnings"]],
-        device=device_of(config),
+        story=tell(run.root, as_plain(config), command), device=device_of(config),
     )  # fmt: skip
 
 

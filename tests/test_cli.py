@@ -12,7 +12,7 @@ from dyn4d import cli
 from dyn4d.core.errors import RunError
 
 COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "view",
-            "check", "match", "ply", "weights", "train-matcher"]  # fmt: skip
+            "check", "match", "ply", "weights", "train-matcher", "train-geometry"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 
@@ -46,9 +46,10 @@ def test_status_needs_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([name, "--help"]) == 0
+    assert cli.main([name, "--help"]) == 0 and cli.main([name, "--help"]) == 0  # twice in one process
     out = capsys.readouterr().out
     assert f"dyn4d {name}" in out and "--debug" in out
+    assert "{None}" not in out and "[bold]" not in out and "(default: '')" not in out.split(" options ")[0]
 
 
 def test_top_help_lists_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,16 +77,21 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     ("words", "message"),
     [
         ([], "say what to do"),
-        (["fly"], "fly: no such command; there are demo, run"),
+        (["sing"], "sing: no such command; there are demo, run"),
+        (["pyl"], "pyl: no such command; did you mean ply?"),
         (["run"], "CLIP is missing"),
         (["run", "clip", "--geometry.sorce", "rgbd"], "--geometry.sorce"),
-        (["run", "clip", "--geometry.source", "magic"], "invalid choice 'magic'"),
-        (["run", "clip", "--seed", "one"], "--seed"),
+        (["run", "clip", "--geometry.source", "magic"], "--geometry.source: wanted one of auto, rgbd, "),
+        (["run", "clip", "--steps", "7"], "no option --steps; perhaps --deformation.steps or --gaussians.steps; see"),
+        (["export", "{tmp}", "--out", "x"], "is not a run"),
+        (["run", "clip", "--seed", "one"], "dyn4d: --seed: wanted a whole number, found 'one'; see dyn4d run --help"),
+        (["run", "clip", "--max-size", "big"], "--max-size: wanted a whole number, found 'big'"),
+        (["run", "clip", "--render.which", "orbit", "moon"], "--render.which: wanted one of input, fixed, "),
         (["run", "clip", "--seed", "-1"], "seed: wanted 0 or more"),
         (["run", "clip", "--gaussians.steps", "-5"], "gaussians.steps"),
         (["run", "clip", "--preset", "fast"], "no such preset; use one of quick"),
-        (["run", "clip", "more"], "more"),
-        (["run", "clip", "--max-size"], "--max-size"),
+        (["run", "clip", "more"], "'more' is one word too many"),
+        (["run", "clip", "--max-size"], "--max-size: its value is missing"),
         (["run", "not/there"], "not/there is not there"),
         (["prepare", "clip"], "--out is missing"),
         (["geometry"], "RUN is missing"),
@@ -96,10 +102,12 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", "clip", "--hold-out", "1"], "hold_out: wanted 0 for none, or 2 or more"),
         (["eval", "not/there", "--truth", "x"], "is not a run"),
         (["check", "not/there"], "not/there is not there"),
-        (["ply", "fold", "a.ply"], "ply fold: no such action; there are info"),
+        (["ply", "wobble", "a.ply"], "dyn4d: ply wobble: no such action; there are info"),
+        (["ply", "crap", "a.ply"], "ply crap: no such action; did you mean crop?"),
+        (["ply", "crop", "a.ply", "b.ply", "--box", "1", "2"], "--box: wanted 6 values, found 2"),
         (["ply", "info", "not/there.ply"], "not/there.ply"),
         (["demo", "--length", "0", "--out", "{tmp}/d"], "frames"),
-        (["demo", "--scene", "cat"], "invalid choice 'cat'"),
+        (["demo", "--scene", "cat"], "--scene: wanted one of creature, "),
     ],
 )
 def test_bad_usage_is_2_and_one_line(
@@ -143,6 +151,15 @@ def test_a_preset_is_what_options_are_read_over() -> None:
     assert args.options.gaussians.steps == quick.gaussians.steps
     assert cli._preset_of(["--preset=quality"], "default") == cli.load_preset("quality")
     assert cli._preset_of([], "default") == cli.load_preset("default")
+
+
+def test_none_undoes_a_limit() -> None:
+    default = cli.RunArgs(options=cli.load_preset("quick"))
+    assert default.options.max_size is not None
+    assert cli.parse(cli.RunArgs, "run", ["clip", "--max-size", "none"], default).options.max_size is None
+    from dyn4d.cli_args import MatchArgs
+
+    assert cli.parse(MatchArgs, "match", ["a", "b", "--mask-a", "none"], MatchArgs()).mask_a == "none"  # no mask at all
 
 
 def test_module_and_stage_scripts_are_the_same_program() -> None:

@@ -98,6 +98,8 @@ def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_differences_are_named() -> None:
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}}) == ["a.c: 2 -> 3"]
     assert differences({"a": 1}, {"a": 1}) == []
+    assert differences({"a": {}}, {"a": {"b": True}}) == ["a.b: not set -> on"]
+    assert differences({"a": None, "b": ""}, {"a": "0:9", "b": 0}) == ["a: none -> 0:9", "b: nothing -> 0"]
 
 
 def sections() -> list[type[Any]]:

@@ -19,7 +19,7 @@ LAYERS = {
 SIDEWAYS = {("geometry", "matching")}
 ONE_HOME = {  # third-party packages that exactly one module may import
     "roma": "core/rotations.py",
-    "tyro": "cli.py",
+    "tyro": "cli_parse.py",
     "skimage": "geometry/marching.py",
     "pygltflib": "io/glb.py",
     "pxr": "export/usd.py",

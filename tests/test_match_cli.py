@@ -199,7 +199,7 @@ def spoil(folder: Path) -> None:
         (["a.png", "b.png", "--mask-a", "other.png"], "other.png is 20x10, its picture a.png is 96x96"),
         (["a.png", "b.png", "--mask-b", "nothing.png"], "nothing.png marks no object"),
         (["a.png", "b.png", "--mask-b", "zero.png"], "zero.png is empty (0 bytes)"),
-        (["a.png", "b.png", "--matcher", "magic"], "invalid choice 'magic'"),
+        (["a.png", "b.png", "--matcher", "magic"], "--matcher: wanted one of mast3r, r2d2, flow"),
         (["a.png", "b.png", "--matcher", "mast3r"], "give the .pth file or the folder of a MASt3R network with --weig"),
         (["a.png", "b.png", "--matcher", "flow", "--weights", "w.pth"], "the matcher flow takes no --weights"),
         (["a.png", "b.png", "--weights", "w.pth"], "w.pth is not there"),

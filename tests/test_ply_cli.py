@@ -96,6 +96,38 @@ def test_crop_and_merge(cloud: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert call("compare", cloud, "c.ply", "--by", "nearest", "--quiet") == 0
 
 
+def test_glb_is_not_read_and_says_so(cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("convert", cloud, "o.glb", "--quiet") == 0 and call("info", "o.glb") == 2
+    assert "o.glb: GLB is only written, not read" in capsys.readouterr().err
+
+
+def test_spz_axes_wherever_an_spz_is_read(cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    as_is = ("--spz-axes", "as-is", "--quiet")
+    assert call("convert", cloud, "o.spz", *as_is) == 0
+    assert call("compare", cloud, "o.spz", *as_is, "--tolerance", "0.001") == 1  # SPZ has less precision: not the same
+    capsys.readouterr()
+    assert call("compare", cloud, "o.spz", *as_is[:2], "--json") == 1
+    assert json.loads(capsys.readouterr().out)["distance"]["max"] < 1e-4
+    assert call("info", "o.spz", "--json") == 0
+    turned = json.loads(capsys.readouterr().out)
+    assert call("info", "o.spz", "--json", *as_is[:2]) == 0
+    straight = json.loads(capsys.readouterr().out)
+    assert turned["low"][1] == pytest.approx(-straight["high"][1]) and turned["low"][0] == straight["low"][0]
+    assert call("crop", "o.spz", "c.ply", *as_is, "--finite") == 0
+    assert call("merge", "o.spz", "c.ply", "m.ply", *as_is) == 0
+    assert call("compare", "c.ply", "o.spz", *as_is) == 0
+    assert call("preview", "o.spz", "p.png", *as_is, "--size", "32") == 0
+
+
+def test_preview_names_of_files_with_one_stem_differ(cloud: Path) -> None:
+    assert call("convert", cloud, "g.spz", "--quiet") == 0 and call("convert", cloud, "g.compressed.ply") == 0
+    for name in ("g.ply", "g.spz", "g.compressed.ply"):
+        assert call("preview", name, "--size", "32") == 0
+    assert sorted(p.name for p in Path().glob("*.png")) == [
+        "g_compressed_preview.png", "g_preview.png", "g_spz_preview.png",
+    ]  # fmt: skip
+
+
 def test_preview_files(cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--size", "48", "--frames", "3"]
     assert call("preview", cloud, *small) == 0
@@ -131,6 +163,12 @@ def test_a_folder_with_other_things_is_never_replaced(cloud: Path, folder: str) 
         (["convert", "g.ply", "o.ply", "--sh-degree", "7"], "--sh-degree 7"),
         (["convert", "g.ply", "o.spz", "--as", "points"], "--as points cannot be written as .spz"),
         (["convert", ".", "o.ply"], "is a folder; give one file"),
+        (["info", "g.csv"], "CSV is only written, not read; give the PLY"),
+        (["preview", "none.ply", "p.ply"], "none.ply is not there"),
+        (["preview", "g.ply", "--size", "0"], "--size 0: wanted 16 to 4096 pixels"),
+        (["preview", "g.ply", "--size", "-5"], "--size -5: wanted 16"),
+        (["preview", "g.ply", "t.gif", "--frames", "0"], "--frames 0: wanted 1"),
+        (["preview", "g.ply", "--elevation", "200"], "--elevation 200: wanted"),
         (["crop", "g.ply", "o.ply"], "say what to keep"),
         (["crop", "g.ply", "o.ply", "--box", "1", "2"], "--box"),
         (["merge", "g.ply", "o.ply"], "wanted two files or more"),
@@ -147,6 +185,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     cloud: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(cloud.parent / "p.ply", points(20))
+    (cloud.parent / "g.csv").write_text("x,y,z\n0,0,0\n")
     before = sorted(p.name for p in cloud.parent.iterdir())
     assert call(*words) == 2
     captured = capsys.readouterr()

@@ -145,41 +145,13 @@ def fit_field(
         return FitResult(still, measure(still, points, times, pairs))
 
     state = _begin(pairs, points, times, config, device=device, seed=seed, checkpoint=checkpoint)
-    field, optimiser, curves = state.field, state.optimiser, state.curves
+    field, curves = state.field, state.curves
     reviews = Reviews(points, objective.seen, objective.times.to(device), steps=config.steps, seed=seed)
     if state.saved is not None:
         reviews.restore(state.saved.tensors, state.saved.config["reunions"])
         objective.also_draw(reviews.pairs, reviews.share)
 
-    progress.start("deformation", config.steps, state.step)
-    last_saved = time.monotonic()
-    for step in range(state.step, config.steps):
-        fraction = step / config.steps
-        opened = coarse_to_fine(len(field.stack.levels), 0.5 + 2.0 * fraction)
-        opened[FIT_LEVELS:] = 0
-        field.stack.window.copy_(opened)
-        if config.reunions and step in reviews.steps:
-            reviews.review(field)
-            objective.also_draw(reviews.pairs, reviews.share)
-        for group in optimiser.param_groups:
-            wave = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fraction))
-            group["lr"] = group["initial"] * wave * min(1, (step + 1) / 30)
-        terms = objective(field, seed * 1_000_003 + step, trust=trust_at(fraction))
-        loss = terms.weighted(config)
-        require_finite(loss, f"deformation step {step}")
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if step % 20 == 0 or step == config.steps - 1:
-            for name, curve in curves.items():
-                value = getattr(terms, name)
-                if value is not None:
-                    curve.append([step, float(value.detach())])
-        progress.update(loss=float(loss.detach()))
-        if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:
-            _save(checkpoint, replace(state, step=step + 1), reviews)
-            last_saved = time.monotonic()
-    progress.finish()
+    _train(state, objective, reviews, config, seed=seed, progress=progress, checkpoint=checkpoint)
     field.stack.window.fill_(1.0)
     field.eval()
     objective.also_draw(None, 0.0)
@@ -225,6 +197,49 @@ def _begin(
         return _State(field, optimiser, {"transport": [], "isometry": [], "silhouette": []}, 0, None)
     restore_adam("field", optimiser, dict(field.named_parameters()), saved.tensors)
     return _State(field, optimiser, saved.config["curves"], saved.config["step"], saved)
+
+
+def _train(
+    state: _State,
+    objective: FieldObjective,
+    reviews: Reviews,
+    config: DeformationConfig,
+    *,
+    seed: int,
+    progress: Progress,
+    checkpoint: Path | None,
+) -> None:
+    """The fit's remaining steps."""
+    field, optimiser = state.field, state.optimiser
+    progress.start("deformation", config.steps, state.step)
+    last_saved = time.monotonic()
+    for step in range(state.step, config.steps):
+        fraction = step / config.steps
+        opened = coarse_to_fine(len(field.stack.levels), 0.5 + 2.0 * fraction)
+        opened[FIT_LEVELS:] = 0
+        field.stack.window.copy_(opened)
+        if config.reunions and step in reviews.steps:
+            reviews.review(field)
+            objective.also_draw(reviews.pairs, reviews.share)
+        wave = 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * fraction))
+        for group in optimiser.param_groups:
+            group["lr"] = group["initial"] * wave * min(1, (step + 1) / 30)
+        terms = objective(field, seed * 1_000_003 + step, trust=trust_at(fraction))
+        loss = terms.weighted(config)
+        require_finite(loss, f"deformation step {step}")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if step % 20 == 0 or step == config.steps - 1:
+            for name, curve in state.curves.items():
+                value = getattr(terms, name)
+                if value is not None:
+                    curve.append([step, float(value.detach())])
+        progress.update(loss=float(loss.detach()))
+        if checkpoint and time.monotonic() - last_saved > config.checkpoint_seconds:
+            _save(checkpoint, replace(state, step=step + 1), reviews)
+            last_saved = time.monotonic()
+    progress.finish()
 
 
 def _save(path: Path, state: _State, reviews: Reviews) -> None:

@@ -11,9 +11,9 @@ RENDER_NAMES: tuple[RenderName, ...] = (
 )  # fmt: skip
 DEFAULT_RENDERS: tuple[RenderName, ...] = ("input", "fixed", "orbit", "tracks")
 OPAQUE: tuple[RenderName, ...] = ("tracks", "compare")  # show the clip's own pictures
-FormatName = Literal["cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames"]
+FormatName = Literal["cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames", "tracks-gltf"]
 FORMAT_NAMES: tuple[FormatName, ...] = (
-    "cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames",
+    "cameras", "images", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames", "tracks-gltf",
 )  # fmt: skip
 
 
@@ -90,7 +90,8 @@ class ExportConfig:
     """Files beside these. cameras: COLMAP, transforms.json, TUM trajectory. images: the frames for them, where the clip
     has no picture files that fit. csv: tracks as tables. spz: every frame as SPZ. 4dgs: one file of all. usd: moving
     Gaussians and tracks. mesh: a mesh that moves, as animated GLB; mesh-usd: the same as USD; mesh-frames: a PLY of it
-    for every frame. A finished export gets those added that it lacks."""
+    for every frame. tracks-gltf: some tracks as nodes of an animated GLB. A finished export gets those added that it
+    lacks."""
     mesh_faces: int = 40_000
     """Of the mesh: at most this many triangles."""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress
 from dyn4d.core.types import Clip, FramePoints
@@ -18,13 +20,15 @@ from dyn4d.export.camera_exports import (
     write_images,
 )
 from dyn4d.export.config import ExportConfig
-from dyn4d.export.evaluate import Reconstruction
+from dyn4d.export.evaluate import Reconstruction, object_size
 from dyn4d.export.moving_mesh import MovingMesh, make_moving_mesh
 from dyn4d.export.requirements import require_formats
 from dyn4d.export.track_tables import TrackTable, gaussian_table, point_table, write_csv
 from dyn4d.io import artifacts
 from dyn4d.io.atomic import atomic_folder, read_json
 
+GLTF_TRACKS = 300  # each is a node; viewers are slow with thousands
+GLTF_RADIUS = 0.004  # of a track's octahedron, in sizes of the object
 FILES = (  # of the export folder, and what they hold: for the report
     ("export/cameras/transforms.json ...", "cameras: transforms.json, TUM trajectory, COLMAP models"),
     ("export/tracks/gaussians.csv ...", "tracks as tables"),
@@ -33,6 +37,7 @@ FILES = (  # of the export folder, and what they hold: for the report
     ("export/spz/frame_0000.spz ...", "every frame as SPZ, small"),
     ("export/gaussians.4dgs", "the moving Gaussians in one file"),
     ("export/mesh.glb", "a mesh that moves, as animated glTF"),
+    ("export/tracks.glb", "some tracks as an animated glTF, each a node that moves"),
     ("export/mesh.usdc", "a mesh that moves, as USD"),
     ("export/mesh/frame_0000.ply ...", "the mesh at every frame"),
 )
@@ -94,8 +99,6 @@ def _missing(job: FormatJob, name: str) -> Path | None:
 
 
 def _cameras(job: FormatJob) -> None:
-    import numpy as np
-
     folder = _missing(job, "cameras")
     if folder is None:
         return
@@ -191,6 +194,26 @@ def _mesh(job: FormatJob) -> None:
         )
 
 
+def _tracks_gltf(job: FormatJob) -> None:
+    from dyn4d.io.glb import write_tracks_glb
+
+    path = _missing(job, "tracks.glb")
+    if path is None:
+        return
+    tables = [table for table in job.tables if table.name == "points"] or job.tables
+    if not tables:
+        job.progress.note("tracks-gltf: the run has no tracks")
+        return
+    table = tables[0]
+    known = np.flatnonzero(np.isfinite(table.xyz).all((0, 2)))
+    rows = known[np.unique(np.linspace(0, len(known) - 1, min(GLTF_TRACKS, len(known))).round().astype(int))]
+    xyz, timeline = table.xyz[:, rows], job.result.timeline
+    write_tracks_glb(
+        path, xyz, table.rgb[rows], [f"{table.name}_{name}" for name in table.identity[rows].tolist()],
+        radius=GLTF_RADIUS * object_size(xyz), seconds=timeline.seconds, cameras=job.result.cameras,
+    )  # fmt: skip
+
+
 def _mesh_usd(job: FormatJob) -> None:
     from dyn4d.export.usd import write_mesh_usd
 
@@ -220,4 +243,5 @@ _WRITERS: dict[str, Callable[[FormatJob], None]] = {
     "mesh": _mesh,
     "mesh-usd": _mesh_usd,
     "mesh-frames": _mesh_frames,
+    "tracks-gltf": _tracks_gltf,
 }

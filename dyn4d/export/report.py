@@ -26,6 +26,14 @@ from dyn4d.export.pictures import (
     png_uri,
     side_by_side,
 )
+from dyn4d.export.report_story import (
+    FurtherRender,
+    definitions,
+    further_renders,
+    inputs_and_stages,
+    terms_and_repeat,
+)
+from dyn4d.export.story import Story
 from dyn4d.io.atomic import atomic_path
 
 LONGEST = 420  # px: pictures in the page are at most this long a side
@@ -66,6 +74,7 @@ class ReportContent:
         per_frame: frame index -> mPSNR of the input view. tracks: a picture of trails.
         geometry: pictures of the cameras and of what moves.
         config: the settings as text. files: (path, what it is). warnings: lines for the user.
+        further: renders beside those of `movies`. story: what went in, what stages did, licences, how to repeat it.
     """
 
     name: str
@@ -83,6 +92,8 @@ class ReportContent:
     config: str = ""
     files: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
+    further: Sequence[FurtherRender] = ()
+    story: Story | None = None
 
 
 def number(value: Any, form: str = ".2f", factor: float = 1.0) -> str:
@@ -177,7 +188,7 @@ def _frames(content: ReportContent) -> str:
     )
     for frame in content.frames:
         under = f"{frame.mpsnr:.1f} dB" if frame.mpsnr is not None and math.isfinite(frame.mpsnr) else ""
-        cells += f"<div class=row><b>{frame.index}</b>{under}</div>"
+        cells += f"<div class=row><b>frame {frame.index}</b>{under}</div>"
         for name in ("input", "render", "error", "depth"):
             picture = fit_within(getattr(frame, name), LONGEST)
             address = png_uri(picture) if name == "error" else jpeg_uri(picture)
@@ -197,7 +208,7 @@ def _aside(content: ReportContent) -> str:
     angles = sorted(frames[0].aside)
     cells = "<div></div>" + "".join(f"<div class=head>{_side(angle)}</div>" for angle in angles)
     for frame in frames:
-        cells += f"<div class=row><b>{frame.index}</b></div>"
+        cells += f"<div class=row><b>frame {frame.index}</b></div>"
         for angle in angles:
             address = jpeg_uri(fit_within(frame.aside[angle], LONGEST))
             cells += f'<img alt="{_side(angle)}, frame {frame.index}" src="{address}">'
@@ -291,7 +302,7 @@ def _metrics(content: ReportContent) -> str:
         + ("" if true else " Held-out views and tracks need ground truth: <code>dyn4d eval RUN --truth FOLDER</code>.")
         + "</p>"
     )
-    return f"<h2>Figures</h2>{note}<div class=card>{inside}</div>"
+    return f"<h2>Figures</h2>{note}<div class=card>{inside}</div>{definitions()}"
 
 
 def _charts(content: ReportContent) -> str:
@@ -360,6 +371,18 @@ def _appendix(content: ReportContent) -> str:
     return out
 
 
+def _further(content: ReportContent) -> str:
+    return further_renders(content.further)
+
+
+def _story(content: ReportContent) -> str:
+    return inputs_and_stages(content.story)
+
+
+def _terms(content: ReportContent) -> str:
+    return terms_and_repeat(content.story)
+
+
 def _player_link(content: ReportContent) -> str:
     if not any(path == PLAYER for path, _ in content.files):
         return ""
@@ -372,8 +395,11 @@ def build_html(content: ReportContent) -> str:
     name = escape(content.name)
     body = "".join(
         part(content)
-        for part in (_tiles, _warnings, _movies, _frames, _metrics, _tracks, _geometry, _charts, _appendix)
-    )
+        for part in (
+            _tiles, _warnings, _movies, _further, _frames, _story, _metrics, _tracks, _geometry, _charts, _terms,
+            _appendix,
+        )
+    )  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -21,7 +21,7 @@ from dyn4d.deformation.files import load_field
 from dyn4d.deformation.tracks import Tracks
 from dyn4d.export import formats
 from dyn4d.export import metrics as run_metrics
-from dyn4d.export.config import ExportConfig, RenderConfig
+from dyn4d.export.config import RENDER_NAMES, ExportConfig, RenderConfig
 from dyn4d.export.evaluate import UNKNOWN, Reconstruction, evaluate, object_size
 from dyn4d.export.geometry_pictures import geometry_pictures
 from dyn4d.export.left_out import evaluate_left_out
@@ -29,7 +29,9 @@ from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.player import write_player
 from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_movies, write_renders
 from dyn4d.export.report import PLAYER, FramePictures, ReportContent, find_warnings, write_report
+from dyn4d.export.report_story import FurtherRender
 from dyn4d.export.sequence import write_sequence
+from dyn4d.export.story import Story
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
 from dyn4d.export.trails import DrawnTracks, choose_tracks, write_track_movie
 from dyn4d.export.views import fill_poses, upward
@@ -43,6 +45,7 @@ from dyn4d.io.images import read_rgb, write_png
 from dyn4d.io.ply import read_ply
 from dyn4d.io.truth import load_truth
 
+REPORT_MOVIES = ("input", "fixed", "orbit")
 MOVIE_FRAMES = 60  # longer clips are thinned in the report
 ASIDE = (-30, 0, 30)  # degrees round the object from which the report shows it
 MOTION_FRAMES = 3  # that show in the report how far points move
@@ -205,7 +208,10 @@ def export_run(
 
 
 def _title(run: Path) -> str:
-    """The clip's name, or the run's where the clip is a folder of the run."""
+    """The clip's name, or the run's where the clip is a folder of the run; of the demo what it shows."""
+    scene = _optional_json(run / "demo.json").get("scene")
+    if scene:
+        return f"{scene} (demo)"
     name = str(_optional_json(run / "prepare/clip.json").get("name", ""))
     return name if name not in ("", "clip") else run.resolve().name
 
@@ -257,11 +263,31 @@ def _movies(renders: Path, count: int) -> tuple[dict[str, list[np.ndarray]], int
     """Pictures of each render that is there, thinned to `MOVIE_FRAMES`, and the step between them."""
     step = max(1, -(-count // MOVIE_FRAMES))
     movies = {}
-    for name in ("input", "fixed", "orbit"):
+    for name in REPORT_MOVIES:
         paths = [renders / name / f"{i:06d}.png" for i in range(0, count, step)]
         if all(path.is_file() for path in paths):
             movies[name] = [read_rgb(path) for path in paths]
     return movies, step
+
+
+def _further(renders: Path) -> list[FurtherRender]:
+    """What was rendered beside the three movies that the report holds itself, and GIFs and pictures with alpha."""
+    order = {name: at for at, name in enumerate(RENDER_NAMES)}
+    folders = [p for p in renders.glob("*") if p.is_dir() and not p.name.startswith(".")]
+    names = sorted(
+        (p.name for p in folders if not p.name.endswith("_alpha")),
+        key=lambda name: (order.get(name.partition("_")[0], len(order)), name),
+    )
+    out = []
+    for name in names:
+        beside = [(f"{name}.mp4", "video"), (f"{name}.gif", "GIF"), (f"{name}_alpha", "pictures with alpha")]
+        files = [(f"renders/{file}", what) for file, what in beside if (renders / file).exists()]
+        if name in REPORT_MOVIES and len(files) == 1:
+            continue  # shown above
+        pictures = sorted((renders / name).glob("*.png"))
+        still = read_rgb(pictures[len(pictures) // 2]) if pictures else None
+        out.append(FurtherRender(name, still, files))
+    return out
 
 
 def summarise_run(
@@ -274,6 +300,7 @@ def summarise_run(
     settings: str = "",
     facts: Sequence[tuple[str, str]] = (),
     warnings: Sequence[str] = (),
+    story: Story | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Write `RUN/metrics.json` and, if asked for, `RUN/report.html`, from what the stages left. The end of a run.
@@ -281,6 +308,7 @@ def summarise_run(
     Args:
         seconds: stage -> computing time so far. settings: the resolved configuration as text.
         facts: (label, text) lines about the run. warnings: what earlier stages want a person to see.
+        story: what the report tells of input, stages and licences.
 
     Returns:
         the content of `metrics.json`.
@@ -306,7 +334,7 @@ def summarise_run(
         "Number of Gaussians": {"Gaussians": grown} if grown else {},
     }
     content = ReportContent(
-        name=clip.name,
+        name=_title(run),
         facts=(*_facts(clip, result), *_found_again(deformation), *facts),
         metrics=figures,
         evaluation=evaluation,
@@ -323,6 +351,8 @@ def summarise_run(
             entry for entry in FILES if entry[0] == "metrics.json" or (run / entry[0].split(",")[0].split()[0]).exists()
         ],
         warnings=[*warnings, *find_warnings(figures, unregistered=unregistered)],
+        further=_further(run / "renders"),
+        story=story,
     )
     write_report(run / "report.html", content)
     return figures

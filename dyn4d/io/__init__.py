@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from dyn4d.io.ply_compare import Comparison, compare_files
     from dyn4d.io.ply_convert import Conversion, convert_file
     from dyn4d.io.ply_info import PlyInfo, rows_info
-    from dyn4d.io.ply_select import Selection, merge, select
+    from dyn4d.io.ply_select import merge, select
     from dyn4d.io.row_writers import WriteOptions, Written, write_rows
     from dyn4d.io.rows import Rows, open_rows
+    from dyn4d.io.selection import Selection
     from dyn4d.io.truth import Truth, load_truth, write_truth
 
 _HOME = {
@@ -40,7 +41,7 @@ _HOME = {
     "convert_file": "ply_convert",
     "PlyInfo": "ply_info",
     "rows_info": "ply_info",
-    "Selection": "ply_select",
+    "Selection": "selection",
     "merge": "ply_select",
     "select": "ply_select",
     "WriteOptions": "row_writers",

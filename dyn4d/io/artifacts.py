@@ -105,6 +105,12 @@ def load(path: str | Path, kind: type[T]) -> T:
         raise InputError(f"{path}: {error}") from error
 
 
+def array_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a table's arrays, from its header alone. Raises `InputError` as `load` does."""
+    arrays = _read(Path(path), header_only=True)[0].get("arrays", {})
+    return {name: tuple(entry["shape"]) for name, entry in arrays.items()}
+
+
 def load_meta(path: str | Path) -> dict[str, Any]:
     """The `meta` that was given to `save`. Raises `InputError` as `load` does."""
     return _read(Path(path), header_only=True)[0].get("meta", {})

@@ -124,6 +124,39 @@ class _Builder:
             gltf.Animation(name=name, samplers=[sampler], channels=[gltf.AnimationChannel(sampler=0, target=target)])
         )
 
+    def add_moving(
+        self, xyz: np.ndarray, rgb: np.ndarray, names: list[str], radius: float, seconds: np.ndarray
+    ) -> None:
+        """A node for each of N points, whose translation goes through `xyz` (F, N, 3) at `seconds` (F,)."""
+        doc = self.document
+        corners = radius * np.concatenate([np.eye(3), -np.eye(3)]).astype(np.float32)
+        sides = np.array([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])
+        shape = self._accessor(corners, gltf.VEC3, gltf.ARRAY_BUFFER, bounds=True)
+        faces = self._accessor(sides.reshape(-1).astype(np.uint32), gltf.SCALAR, gltf.ELEMENT_ARRAY_BUFFER)
+        doc.extensionsUsed = ["KHR_materials_unlit"]
+        animation, when = gltf.Animation(name="motion"), None
+        if len(seconds) > 1:
+            when = self._accessor(seconds.astype(np.float32)[:, None], gltf.SCALAR, None, bounds=True)
+        for i, name in enumerate(names):
+            colour = gltf.PbrMetallicRoughness(
+                baseColorFactor=[*_linear(rgb[i]).tolist(), 1.0], metallicFactor=0.0, roughnessFactor=1.0
+            )
+            doc.materials.append(
+                gltf.Material(pbrMetallicRoughness=colour, alphaCutoff=None, extensions={"KHR_materials_unlit": {}})
+            )
+            part = gltf.Primitive(
+                attributes=gltf.Attributes(POSITION=shape), indices=faces, material=len(doc.materials) - 1
+            )
+            doc.meshes.append(gltf.Mesh(name=name, primitives=[part]))
+            self._node(gltf.Node(name=name, mesh=len(doc.meshes) - 1, translation=xyz[0, i].astype(float).tolist()))
+            if when is not None:
+                where = self._accessor(np.ascontiguousarray(xyz[:, i], np.float32), gltf.VEC3, None)
+                animation.samplers.append(gltf.AnimationSampler(input=when, output=where, interpolation="LINEAR"))
+                target = gltf.AnimationChannelTarget(node=len(doc.nodes) - 1, path="translation")
+                animation.channels.append(gltf.AnimationChannel(sampler=i, target=target))
+        if animation.channels:
+            doc.animations.append(animation)
+
     def add_camera(self, name: str, K: np.ndarray, world_from_cam: np.ndarray, width: int, height: int) -> None:
         """A camera to look through; glTF has no place for a principal point beside the centre."""
         lens = gltf.Perspective(
@@ -173,6 +206,24 @@ def write_morphing_glb(
     builder.add("mesh", gltf.TRIANGLES, vertices, rgb, faces=faces, targets=targets)
     if len(seconds) > 1 and len(targets):
         builder.animate("motion", 1, seconds - min(float(seconds[0]), 0.0), weights)
+    builder.write(path)
+
+
+def write_tracks_glb(
+    path: str | Path, xyz: np.ndarray, rgb: np.ndarray, names: list[str], *, radius: float, seconds: np.ndarray,
+    cameras: Camera,
+) -> None:  # fmt: skip
+    """Write N points that move, atomically: each a node with a small octahedron, moved by an animation of its
+    translation, linear in between; and their whole ways as lines.
+
+    Args:
+        xyz: (F, N, 3) world, finite. rgb: (N, 3) sRGB in [0, 1]. names: N, of the nodes. radius: of an octahedron,
+            world units. seconds: (F,), shifted as of `write_morphing_glb`. cameras: only tell which way is up.
+    """
+    builder = _Builder(upright(cameras))
+    steps = np.stack([xyz[:-1], xyz[1:]], axis=2).transpose(1, 0, 2, 3).reshape(-1, 3)  # (N, F - 1, 2, 3)
+    builder.add("paths", gltf.LINES, steps, np.repeat(rgb, 2 * (len(xyz) - 1), axis=0))
+    builder.add_moving(xyz, rgb, names, radius, seconds - min(float(seconds[0]), 0.0))
     builder.write(path)
 
 

@@ -7,7 +7,7 @@ by side in blocks. By nearest neighbour, rows are paired by place; what has no p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,7 @@ class Comparison:
             of ten; the first is exactly 0.
         differences: by the names of `MEASURES`, of what both files have.
         only_a, only_b: fields that the other file does not have.
+        reordered: row i of one file is not row i of the other, so by "auto" they were paired by place.
     """
 
     a: Path
@@ -86,6 +87,7 @@ class Comparison:
     differences: dict[str, Difference] = field(default_factory=dict)
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
+    reordered: bool = False
 
     @property
     def same(self) -> bool:
@@ -115,6 +117,8 @@ class Comparison:
 
 def _lines(c: Comparison) -> list[str]:
     how = "row by row" if c.by == "row" else f"by nearest neighbour, up to {tf.number(c.reach or 0)} world units"
+    if c.reordered:
+        how += "; the rows are in another order (--by row compares them as they are)"
     out = tf.labelled([
         ("A", f"{c.a} ({tf.rows(c.count_a)})"), ("B", f"{c.b} ({tf.rows(c.count_b)})"), ("compared", how),
         ("rows", f"{c.paired - c.moved:,} at the same place, {c.moved:,} moved, {c.added:,} added, "
@@ -138,13 +142,17 @@ def _lines(c: Comparison) -> list[str]:
         out += tf.table([[f"  {_ends(low, high)}", f"{count:,}", tf.share(count, c.paired), tf.bar(count, top)]
                          for low, high, count in c.decades], left=(0, 3))  # fmt: skip
     out.append("same" if c.same else "different")
-    colour = c.differences.get("colour")
-    shuffled = c.distance is not None and c.distance.quantiles[0] > REACH * c.size
-    if c.by == "row" and shuffled and colour is not None and colour.quantiles[0] > MEASURES["colour"].limit:
-        out.append(
-            "most rows differ in place and colour: if only their order differs, --by nearest pairs them by place"
-        )
+    if c.by == "row" and _shuffled(c):
+        out.append("most rows differ in place and looks: if only their order differs, --by nearest pairs them by place")
     return out
+
+
+def _shuffled(c: Comparison) -> bool:
+    """Most rows stand elsewhere and look otherwise: not the same rows moved, but other ones."""
+    far = c.distance is not None and c.distance.quantiles[0] > REACH * c.size
+    looks = (c.differences.get(name) for name in ("colour", "opacity", "scale"))
+    limits = (MEASURES[name].limit for name in ("colour", "opacity", "scale"))
+    return far and any(d is not None and d.quantiles[0] > limit for d, limit in zip(looks, limits))
 
 
 def _row(name: str, d: Difference, limit: float, unit: str) -> list[str]:
@@ -159,19 +167,22 @@ def _ends(low: float, high: float) -> str:
 
 
 def compare_files(
-    a: str | Path, b: str | Path, *, by: By = "auto", tolerance: float | None = None, reach: float | None = None
-) -> Comparison:
+    a: str | Path, b: str | Path, *, by: By = "auto", tolerance: float | None = None, reach: float | None = None,
+    turn_spz: bool = True,
+) -> Comparison:  # fmt: skip
     """Compare two files of Gaussians or points of any container that `open_rows` knows.
 
     Args:
-        by: "row", "nearest", or "auto": by row where the counts are equal.
+        by: "row", "nearest", or "auto": by row where the counts are equal, unless that shows that the rows are in
+            another order, as those of a compressed PLY usually are.
         tolerance: distance in world units up to which a place is the same; None: 1e-5 of the size of A.
         reach: by nearest, how far a row may have moved; None: 0.02 of the size of A. Pairs are each other's nearest.
+        turn_spz: as of `open_rows`, for both.
 
     Raises:
         InputError: a file cannot be read, has no positions, or by row with different counts.
     """
-    rows_a, rows_b = open_rows(a), open_rows(b)
+    rows_a, rows_b = open_rows(a, turn_spz=turn_spz), open_rows(b, turn_spz=turn_spz)
     return compare_rows(rows_a, rows_b, by=by, tolerance=tolerance, reach=reach)
 
 
@@ -187,16 +198,26 @@ def compare_rows(
     for label, value in (("--tolerance", tolerance), ("--reach", reach)):
         if value is not None and not 0 <= value < np.inf:
             raise InputError(f"{label} {value}: wanted a length from 0")
-    row_by_row = by == "row" or (by == "auto" and a.count == b.count)
     size = _size(a) or _size(b)
     tolerance = TOLERANCE * size if tolerance is None else tolerance
     reach = max(REACH * size, tolerance) if reach is None else max(reach, tolerance)
-    found = _by_row(a, b) if row_by_row else _by_nearest(a, b, tolerance, reach)
+    if by == "nearest" or a.count != b.count:
+        return _compared(a, b, _by_nearest(a, b, tolerance, reach), size, tolerance, reach)
+    found = _compared(a, b, _by_row(a, b), size, tolerance, None)
+    far = found.distance is not None and found.distance.quantiles[0] > REACH * size
+    compressed = any(rows.container == "compressed PLY" for rows in (a, b))
+    if by == "row" or not (_shuffled(found) or (far and compressed)):
+        return found
+    return replace(_compared(a, b, _by_nearest(a, b, tolerance, reach), size, tolerance, reach), reordered=True)
+
+
+def _compared(a: Rows, b: Rows, found: _Found, size: float, tolerance: float, reach: float | None) -> Comparison:
+    """Figures of pairs that were found by row (`reach` is None) or by nearest neighbour."""
     distance = found.columns.pop("distance")
     moved = int((distance > tolerance).sum())
     return Comparison(
-        a=a.path, b=b.path, count_a=a.count, count_b=b.count, by="row" if row_by_row else "nearest", size=size,
-        tolerance=tolerance, reach=None if row_by_row else reach, paired=len(distance), added=found.added,
+        a=a.path, b=b.path, count_a=a.count, count_b=b.count, by="row" if reach is None else "nearest", size=size,
+        tolerance=tolerance, reach=reach, paired=len(distance), added=found.added,
         removed=found.removed, moved=moved, unplaced=found.unplaced, distance=_difference(distance, tolerance),
         decades=_decades(distance), only_a=_only(a, b), only_b=_only(b, a),
         differences={name: d for name, values in found.columns.items()

@@ -189,13 +189,14 @@ def short_fields(names: tuple[str, ...]) -> str:
 # -------------------------------------------------------------------------------------------- gathering
 
 
-def ply_info(path: str | Path) -> PlyInfo:
-    """Look through a file of Gaussians, points or a mesh: PLY, compressed PLY, SPZ or .splat.
+def ply_info(path: str | Path, *, turn_spz: bool = True) -> PlyInfo:
+    """Look through a file of Gaussians, points or a mesh: PLY, compressed PLY, SPZ or .splat. `turn_spz` as of
+    `open_rows`.
 
     Raises:
         InputError: missing, empty, damaged, cut short, or without points; names the file and the place.
     """
-    return rows_info(open_rows(path))
+    return rows_info(open_rows(path, turn_spz=turn_spz))
 
 
 def rows_info(rows: Rows) -> PlyInfo:

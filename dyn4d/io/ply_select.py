@@ -3,73 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dyn4d.core.errors import InputError
 from dyn4d.io import ply_fields as pf
 from dyn4d.io.row_writers import with_degree
-from dyn4d.io.rows import Rows, require_positions
+from dyn4d.io.rows import Rows, require_gaussians, require_positions
+from dyn4d.io.selection import Selection
 
 CLUSTER_CELLS = 4.0  # gap that parts a cluster, in spacings of the points
 NEIGHBOURS = 16
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which rows to keep. A row is kept if it meets all that is asked for; None and False ask for nothing.
-
-    Attributes:
-        box: x0, y0, z0, x1, y1, z1: corners, both within. sphere: x, y, z of its centre, and radius.
-        min_opacity, max_opacity: in [0, 1]. min_scale, max_scale: of a Gaussian's largest axis, world units.
-        min_confidence: of the field `confidence`.
-        finite: no NaN or Inf in any field, no quaternion of 0.
-        outliers: drop rows whose mean distance to 16 neighbours is this many standard deviations above the mean.
-        largest_cluster: keep the largest group of rows; `gap`, world units, is what parts two groups (None: 4 times
-            the spacing of the rows).
-        invert: keep what would be dropped, and drop what would be kept.
-    """
-
-    box: tuple[float, float, float, float, float, float] | None = None
-    sphere: tuple[float, float, float, float] | None = None
-    min_opacity: float | None = None
-    max_opacity: float | None = None
-    min_scale: float | None = None
-    max_scale: float | None = None
-    min_confidence: float | None = None
-    finite: bool = False
-    outliers: float | None = None
-    largest_cluster: bool = False
-    gap: float | None = None
-    invert: bool = False
-
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            numbers = value if isinstance(value, tuple) else (value,)
-            if any(isinstance(n, float) and n != n for n in numbers):
-                raise InputError(f"--{entry.name.replace('_', '-')}: NaN is no limit")
-        if self.box is not None and any(a > b for a, b in zip(self.box[:3], self.box[3:])):
-            raise InputError(f"--box {' '.join(f'{v:g}' for v in self.box)}: wanted the lower corner first")
-        if self.sphere is not None and self.sphere[3] < 0:
-            raise InputError(f"--sphere: a radius of {self.sphere[3]:g}; wanted 0 or more")
-        for name in ("min_opacity", "max_opacity", "min_confidence"):
-            if (value := getattr(self, name)) is not None and not 0 <= value <= 1:
-                raise InputError(f"--{name.replace('_', '-')} {value:g}: wanted 0 to 1")
-        for name in ("outliers", "gap"):
-            if (value := getattr(self, name)) is not None and value <= 0:
-                raise InputError(f"--{name} {value:g}: wanted more than 0")
-        if not self.asks:
-            raise InputError("say what to keep: --box, --sphere, --min-opacity, --max-opacity, --min-scale, "
-                             "--max-scale, --min-confidence, --finite, --outliers or --largest-cluster")  # fmt: skip
-
-    @property
-    def asks(self) -> bool:
-        quiet = ("gap", "invert")
-        values = (getattr(self, e.name) for e in fields(self) if e.name not in quiet)
-        return any(value is not None and value is not False for value in values)
 
 
 @dataclass(frozen=True)
@@ -84,8 +29,9 @@ def select(rows: Rows, selection: Selection) -> Selected:
     """Find the rows to keep; one pass, and two more for outliers and clusters.
 
     Raises:
-        InputError: the rows lack a field that is asked about, or the file is damaged.
+        InputError: nothing is asked for, the rows lack a field that is asked about, or the file is damaged.
     """
+    selection.require_something()
     _require_fields(rows, selection)
     keep = np.empty(rows.count, bool)
     counts: dict[str, int] = {}
@@ -172,14 +118,15 @@ def _by_neighbours(rows: Rows, selection: Selection, keep: np.ndarray, counts: d
 def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
     """The rows of several files, one after the other, with the fields of the first.
 
-    Spherical harmonics of a lower degree are filled up with zeros, and so are normals that a file of Gaussians lacks;
-    a note says so. Numbers take the wider of two types.
+    Spherical harmonics of a lower degree are filled up with zeros, and so are normals that a file of Gaussians lacks.
+    Other fields that are not in every file are dropped, since any value would be invented. Notes say so. Numbers take
+    the wider of two types.
 
     Returns:
         The rows, and notes.
 
     Raises:
-        InputError: fewer than two files, Gaussians and points together, or fields that differ otherwise.
+        InputError: fewer than two files, Gaussians and points together, or Gaussians that lack a field.
     """
     if len(sources) < 2:
         raise InputError("merging needs two files or more, and then the file to write")
@@ -194,17 +141,11 @@ def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
     notes: list[str] = []
     sources = _with_one_degree(sources, notes) if True in kinds else list(sources)
     sources = _with_normals(sources, notes) if True in kinds else sources
-    first = sources[0]
-    for rows in sources[1:]:
-        odd = sorted(set(first.names) ^ set(rows.names))
-        if odd:
-            has = first.path if odd[0] in first.names else rows.path
-            raise InputError(f"{first.path} and {rows.path} have different fields: {', '.join(odd[:6])} "
-                             f"{'are' if len(odd) > 1 else 'is'} not in both ({odd[0]} is in {has})")  # fmt: skip
+    first, names = sources[0], _common_fields(sources, notes)
     faces = [str(r.path) for r in sources if r.kind == "mesh"]
     if faces:
         notes.append(f"the faces of {', '.join(faces)} are left out")
-    dtype = np.dtype([(name, np.result_type(*(rows.dtype[name] for rows in sources))) for name in first.names])
+    dtype = np.dtype([(name, np.result_type(*(rows.dtype[name] for rows in sources))) for name in names])
 
     def read(count: int) -> Iterator[np.ndarray]:
         for rows in sources:
@@ -213,12 +154,24 @@ def merge(sources: Sequence[Rows]) -> tuple[Rows, tuple[str, ...]]:
                     yield block
                     continue
                 out = np.empty(len(block), dtype)
-                for name in first.names:
+                for name in names:
                     out[name] = block[name]
                 yield out
 
     total = sum(rows.count for rows in sources)
     return replace(first, dtype=dtype, count=total, read=read, header=None, comments=()), tuple(notes)
+
+
+def _common_fields(sources: Sequence[Rows], notes: list[str]) -> tuple[str, ...]:
+    """The fields that all files have, in the first one's order; a note for each that some do not have."""
+    if pf.is_gaussian(sources[0].names):
+        for rows in sources:
+            require_gaussians(rows, "merging")
+    for name in dict.fromkeys(name for rows in sources for name in rows.names):
+        without = [str(rows.path) for rows in sources if name not in rows.names]
+        if without:
+            notes.append(f"the field {name} is dropped, for it is not in {', '.join(without)}")
+    return tuple(name for name in sources[0].names if all(name in rows.names for rows in sources))
 
 
 def _with_one_degree(sources: Sequence[Rows], notes: list[str]) -> list[Rows]:
@@ -257,9 +210,3 @@ def _filler(dtype: np.dtype, names: tuple[str, ...]):
         return out
 
     return change
-
-
-def open_all(paths: Sequence[str | Path]) -> list[Rows]:
-    from dyn4d.io.rows import open_rows
-
-    return [open_rows(path) for path in paths]

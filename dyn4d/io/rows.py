@@ -129,6 +129,10 @@ def open_rows(path: str | Path, *, turn_spz: bool = True) -> Rows:
         head = stream.read(4)
     if path.suffix.lower() == ".spz" or head == spz.MAGIC:
         return _spz_rows(path, turn_spz)
+    written_only = "GLB" if head == b"glTF" else "CSV" if path.suffix.lower() == ".csv" else ""
+    if written_only and head[:3] != b"ply":
+        raise InputError(f"{path}: {written_only} is only written, not read; give the PLY, SPZ or .splat file that it "
+                         "was made from")  # fmt: skip
     if path.suffix.lower() == ".splat" and head[:3] != b"ply":
         count = splat_file.count_rows(path)
         return Rows(path, ".splat", splat_file.DTYPE, count, lambda rows: splat_file.read_blocks(path, count, rows),

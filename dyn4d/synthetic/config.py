@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SCENES = ("creature", "worm", "turntable", "dancer")
+SCENES = ("creature", "worm", "turntable", "dancer", "snapper")
 BACKGROUNDS = ("grey", "room")
 
 
@@ -13,8 +13,8 @@ class SyntheticConfig:
     """A procedural moving object and how it is filmed."""
 
     scene: str = "creature"
-    """What moves: creature (walks and turns), worm (soft, bends), turntable (rigid, turns) or dancer (limbs that
-    hide each other)."""
+    """What moves: creature (walks and turns), worm (soft, bends), turntable (rigid, turns), dancer (limbs that
+    hide each other) or snapper (a mouth that opens and shuts)."""
     frames: int = 48
     """Number of frames, at least 1."""
     size: int = 256

@@ -15,11 +15,13 @@ from dyn4d.synthetic.config import SyntheticConfig
 from dyn4d.synthetic.creature import build_creature
 from dyn4d.synthetic.dancer import build_dancer
 from dyn4d.synthetic.model import Model
+from dyn4d.synthetic.snapper import build_snapper
 from dyn4d.synthetic.turntable import build_turntable
 from dyn4d.synthetic.views import HELD_OUT, Rig, film, intrinsics
 from dyn4d.synthetic.worm import build_worm
 
-_BUILDERS = {"creature": build_creature, "worm": build_worm, "turntable": build_turntable, "dancer": build_dancer}
+_BUILDERS = {"creature": build_creature, "worm": build_worm, "turntable": build_turntable, "dancer": build_dancer,
+             "snapper": build_snapper}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def build_scene(
     """Make a scene; nothing is drawn yet. The same arguments give the same scene to the last bit.
 
     Args:
-        name: creature, worm, turntable or dancer. frames, size, background, seed: as in `SyntheticConfig`.
+        name: creature, worm, turntable, dancer or snapper. frames, size, background, seed: as in `SyntheticConfig`.
         config: the other options; arguments that are given win over it.
 
     Raises:

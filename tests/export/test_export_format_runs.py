@@ -155,7 +155,7 @@ def test_a_clip_that_is_gone_is_said_and_names_stay(tmp_path):
 def everything():
     for package in ("fourdgs", "pxr", "fast_simplification"):
         pytest.importorskip(package, reason=f"{package} is not installed")
-    return ("cameras", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames")
+    return ("cameras", "csv", "spz", "4dgs", "usd", "mesh", "mesh-usd", "mesh-frames", "tracks-gltf")
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -182,6 +182,36 @@ def test_the_viewer_is_told_of_sides_that_were_not_filmed(opened):
     assert opened.evaluate("dyn4d.splats.fade.y") == pytest.approx(1)
 
 
+def test_frames_are_counted_as_the_files_are(opened):
+    opened.go("frame=3&ui=1")
+    last = opened.evaluate("dyn4d.times.length") - 1
+    assert opened.evaluate("document.getElementById('frame').textContent") == f"frame 3 of 0–{last}"
+
+
+def test_words_that_are_not_understood_are_said_and_change_nothing(opened):
+    opened.go("bg=ffffff&speed=1&ui=1")
+    opened.go("bg=mauve&speed=fast&colour=red&camera=mine&trails=perhaps")
+    said = opened.evaluate("document.getElementById('hint-text').textContent")
+    assert all(word in said for word in ("bg=mauve", "speed=fast", "colour=red", "camera=mine", "trails=perhaps"))
+    assert opened.evaluate("document.getElementById('unseen').classList.contains('shown')") is True
+    state = opened.evaluate("dyn4d.state")
+    assert (state["background"], state["speed"], state["trails"]) == ("#ffffff", 1, False)
+    opened.evaluate("dyn4d.notice.until = 0")
+
+
+def test_cameras_that_are_switched_on_are_in_the_picture(opened):
+    inside = """(() => { const s = dyn4d.stage; s.camera.updateMatrixWorld();
+        return s.cameras.frames.every(({ position }) => {
+            const p = position.clone().project(s.camera);
+            return Math.abs(p.x) < 1 && Math.abs(p.y) < 1 && p.z < 1; }); })()"""
+    opened.go("camera=free&right=10")
+    assert opened.evaluate(inside) is False
+    opened.evaluate("document.getElementById('cameras').click()")
+    opened.evaluate("dyn4d.settled()")
+    assert opened.evaluate(inside) is True
+    opened.go("cameras=0&right=0")
+
+
 def test_a_picture_is_saved_as_it_is_seen(opened):
     size = opened.evaluate("dyn4d.picture().then((blob) => [blob.type, blob.size])")
     assert size[0] == "image/png" and size[1] > 500

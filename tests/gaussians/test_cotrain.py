@@ -332,6 +332,23 @@ def test_confidence_tells_what_was_seen_from_what_was_not() -> None:
     assert confidence(cloud, Still(), inverted).mean() < 0.5 * front.mean(), "seen, but not met"
 
 
+def test_light_that_comes_through_a_surface_makes_no_confidence() -> None:
+    """No surface is quite opaque; what little it lets through must not add up over the frames."""
+    clip, points, camera = make_clip()
+    targets = [make_target(clip, camera, points, i, margin=4) for i in range(FRAMES)]
+    cloud = run(CONFIG).cloud
+    behind = replace(cloud, means=cloud.means + torch.tensor([0.0, 0.0, 0.5]), opacities=torch.ones(len(cloud)))
+    both = GaussianCloud(*(torch.cat([getattr(c, n) for c in (cloud, behind)])
+                           for n in ("means", "quats_wxyz", "scales", "opacities", "sh")))  # fmt: skip
+    faint = replace(
+        both, opacities=both.opacities * torch.cat([torch.full((len(cloud),), 0.7), torch.ones(len(cloud))])
+    )
+    many = [t for t in targets if t is not None] * 8
+    found = confidence(faint, Still(), many)
+    assert found[: len(cloud)].median() > 0.8
+    assert found[len(cloud) :].quantile(0.9) < 0.1
+
+
 def test_nearest_rotation_is_the_polar_factor() -> None:
     jacobian = torch.eye(3) + 0.3 * torch.randn(50, 3, 3, generator=torch.Generator().manual_seed(0))
     jacobian = jacobian[torch.linalg.det(jacobian) > 0.2]

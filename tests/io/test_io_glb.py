@@ -16,7 +16,7 @@ from dyn4d.core.cameras import look_at
 from dyn4d.core.errors import RunError
 from dyn4d.core.types import Camera
 from dyn4d.io import glb
-from dyn4d.io.glb import camera_lines, upright, write_mesh_glb, write_scene_glb
+from dyn4d.io.glb import camera_lines, upright, write_mesh_glb, write_scene_glb, write_tracks_glb
 from dyn4d.io.meshes import Mesh, write_mesh_ply
 
 trimesh = pytest.importorskip("trimesh")
@@ -46,6 +46,39 @@ def root_matrix(path: Path) -> np.ndarray:
     document = pygltflib.GLTF2().load(str(path))
     assert document is not None
     return np.array(document.nodes[document.scenes[0].nodes[0]].matrix).reshape(4, 4).T
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+def test_tracks_are_nodes_that_an_animation_moves(tmp_path: Path, frames: int) -> None:
+    rng = np.random.default_rng(1)
+    xyz, rgb = rng.normal(size=(frames, 5, 3)).astype(np.float32), rng.random((5, 3))
+    path, seconds = tmp_path / "t.glb", np.linspace(-0.5, 1.0, frames)
+    write_tracks_glb(path, xyz, rgb, [f"p{i}" for i in range(5)], radius=0.01, seconds=seconds, cameras=z_up())
+    document = pygltflib.GLTF2().load(str(path))
+    assert document is not None and document.binary_blob() is not None
+    blob = document.binary_blob()
+
+    def floats(index: int) -> np.ndarray:
+        accessor = document.accessors[index]
+        view = document.bufferViews[accessor.bufferView]
+        return np.frombuffer(blob[view.byteOffset : view.byteOffset + view.byteLength], np.float32)
+
+    nodes = {node.name: at for at, node in enumerate(document.nodes)}
+    for i in range(5):
+        np.testing.assert_allclose(document.nodes[nodes[f"p{i}"]].translation, xyz[0, i], rtol=1e-6)
+    assert len(document.animations) == (1 if frames > 1 else 0)
+    for animation in document.animations:
+        moved = {channel.target.node: animation.samplers[channel.sampler] for channel in animation.channels}
+        assert all(channel.target.path == "translation" for channel in animation.channels) and len(moved) == 5
+        for i in range(5):
+            sampler = moved[nodes[f"p{i}"]]
+            np.testing.assert_allclose(floats(sampler.input), seconds + 0.5, atol=1e-6)
+            np.testing.assert_array_equal(floats(sampler.output).reshape(-1, 3), xyz[:, i])
+    scene = trimesh.load(path)
+    low, high = scene.bounds
+    turned = xyz.reshape(-1, 3) @ root_matrix(path)[:3, :3].T
+    if frames > 1:  # the lines hold all places
+        assert (low <= turned.min(0) + 1e-5).all() and (high >= turned.max(0) - 1e-5).all()
 
 
 def test_a_mesh_as_ply(tmp_path: Path) -> None:

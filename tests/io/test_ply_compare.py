@@ -12,6 +12,7 @@ from ply_clouds import gaussians, points, save
 from dyn4d.core.errors import InputError
 from dyn4d.io import ply_fields as pf
 from dyn4d.io.ply_compare import compare_files, property_differences, side_by_side
+from dyn4d.io.ply_convert import convert_file
 from dyn4d.io.ply_info import QUANTILES, ply_info, short_fields
 from dyn4d.io.rows import open_rows
 
@@ -50,14 +51,28 @@ def test_rows_added_removed_and_shuffled(tmp_path: Path) -> None:
     order = np.random.default_rng(3).permutation(300)
     found = both(tmp_path, a, a[order], by="nearest")
     assert found.same and found.paired == 300
-    hint = both(tmp_path, a, a[order]).format()
-    assert "--by nearest" in hint
+    by_itself = both(tmp_path, a, a[order])  # as many rows, but another order: that is seen
+    assert by_itself.same and by_itself.by == "nearest" and "another order" in by_itself.format()
+    assert "--by nearest" in both(tmp_path, a, a[order], by="row").format()
     more = np.concatenate([a, gaussians(40, 0, seed=9)])
     more["x"][300:] += 50
     found = both(tmp_path, a, more[np.random.default_rng(1).permutation(340)])
     assert (found.by, found.added, found.removed, found.moved) == ("nearest", 40, 0, 0)
     found = both(tmp_path, more, a)
     assert (found.added, found.removed, found.moved) == (0, 40, 0) and not found.same
+
+
+def test_a_compressed_ply_is_compared_by_place_and_what_only_moved_by_row(tmp_path: Path) -> None:
+    rows = gaussians(2000, 0)
+    for name in ("f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2"):
+        rows[name] = rows[name][0]  # no row looks different from another
+    a = save(tmp_path / "a.ply", rows)
+    convert_file(a, tmp_path / "a.compressed.ply")
+    found = compare_files(a, tmp_path / "a.compressed.ply")
+    assert found.by == "nearest" and found.reordered and found.removed == found.added <= 20
+    moved = gaussians(2000, 0)
+    moved["x"] += np.linspace(0, 3, 2000, dtype=np.float32)
+    assert both(tmp_path, gaussians(2000, 0), moved).by == "row"
 
 
 def test_a_row_that_is_there_twice_is_neither_added_nor_the_same_file(tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def test_cropping_and_merging_what_was_cropped_is_the_whole(
     assert notes == ()
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_field_that_only_some_files_have_is_dropped_and_said(tmp_path: Path, first: bool) -> None:
+    with_it, without = gaussians(5, 0, extra=("confidence",)), gaussians(4, 0, seed=1)
+    a, b = (with_it, without) if first else (without, with_it)
+    rows, notes = merge([open_rows(save(tmp_path / "a.ply", a)), open_rows(save(tmp_path / "b.ply", b))])
+    names = list(without.dtype.names or ())
+    np.testing.assert_array_equal(rows.whole(), np.concatenate([a[names], b[names]]))
+    lacks = tmp_path / ("b.ply" if first else "a.ply")
+    assert notes == (f"the field confidence is dropped, for it is not in {lacks}",)
+
+
 def test_harmonics_of_a_lower_degree_are_filled_up(tmp_path: Path) -> None:
     a, b = gaussians(5, 1), gaussians(7, 3, seed=1)
     rows, notes = merge([open_rows(save(tmp_path / "a.ply", a)), open_rows(save(tmp_path / "b.ply", b))])
@@ -116,11 +127,14 @@ def test_normals_types_and_order_of_fields_may_differ(tmp_path: Path) -> None:
 
 def test_what_cannot_be_merged_or_cropped(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a.ply", gaussians(3, 0)), save(tmp_path / "b.ply", points(3))
-    c = save(tmp_path / "c.ply", gaussians(3, 0, extra=("confidence",)))
     with pytest.raises(InputError, match=r"holds Gaussians, .*points"):
         merge([open_rows(a), open_rows(b)])
-    with pytest.raises(InputError, match=r"different fields: confidence is not in both \(confidence is in .*c.ply"):
-        merge([open_rows(a), open_rows(c)])
+    lame = gaussians(3, 0)
+    lame = lame[[name for name in lame.dtype.names or () if name != "rot_3"]].astype(
+        [(name, "f4") for name in lame.dtype.names or () if name != "rot_3"]
+    )
+    with pytest.raises(InputError, match=r"d.ply: a Gaussian needs the fields rot_3"):
+        merge([open_rows(a), open_rows(save(tmp_path / "d.ply", lame))])
     with pytest.raises(InputError, match="two files"):
         merge([open_rows(a)])
     with pytest.raises(InputError, match="without opacity"):
@@ -133,7 +147,7 @@ def test_what_cannot_be_merged_or_cropped(tmp_path: Path) -> None:
         ({"min_scale": float("nan")}, "--min-scale: NaN"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=says):
-            Selection(**asked)
+            select(open_rows(a), Selection(**asked))
 
 
 # -------------------------------------------------------------------------------------------- clusters

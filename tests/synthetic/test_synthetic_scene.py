@@ -11,6 +11,7 @@ import torch
 from dyn4d.core.cameras import project, unproject
 from dyn4d.synthetic import Scene, SyntheticConfig, build_scene
 from dyn4d.synthetic.config import SCENES
+from dyn4d.synthetic.snapper import mouth
 
 TINY = SyntheticConfig(size=96, frames=9, tracks=400, held_out_every=4)
 
@@ -165,6 +166,18 @@ def test_creature_advances_turns_and_moves_a_few_pixels_a_frame() -> None:
     step = np.linalg.norm(np.diff(scene.tracks.uv, axis=0), axis=-1)
     assert 0.5 < step.mean() < 3
     assert step.max() < 9
+
+
+def test_the_snapper_hides_the_inside_of_its_mouth_where_it_is_shut() -> None:
+    scene = tiny("snapper")
+    opening = [mouth(t) for t in scene.times]
+    assert opening[0] == 0 and opening[-1] == pytest.approx(1)
+    wide = scene.draw(len(scene) - 1)
+    red, green, blue = (wide.rgb[..., i].astype(int) for i in range(3))
+    inside = np.unique(wide.face[wide.mask & (red > 100) & (2 * green < red) & (2 * blue < red + 60)])
+    shown = [int(np.isin(scene.draw(frame).face, inside).sum()) for frame in range(len(scene))]
+    assert shown[-1] > 100
+    assert max(count for count, at in zip(shown, opening) if at < 0.05) < 0.2 * shown[-1]  # what else is red
 
 
 def test_same_seed_same_scene_and_another_seed_another() -> None:

@@ -163,15 +163,17 @@ export function showMoment(player) {
   const frame = Math.round(player.frame);
   const text = state.canonical ? "canonical" : `${(share * player.seconds).toFixed(2)} s`;
   if ($("clock").textContent !== text) $("clock").textContent = text;
-  const count = `frame ${frame + 1} of ${header.times.length}`;
+  const count = `frame ${frame} of 0–${header.times.length - 1}`; // as the files are numbered
   if ($("frame").textContent !== count) $("frame").textContent = count;
   slider.setAttribute("aria-valuetext", `${text}, ${count}`);
   const away = player.angle > SEEN + 10 && !state.canonical && state.hint && !state.input;
-  $("hint-text").textContent = away ? `${Math.round(player.angle)}° from the nearest input camera: partly a guess` : "";
-  $("unseen").classList.toggle("shown", away);
+  const notice = performance.now() < player.notice.until;
+  $("hint-text").textContent = notice ? player.notice.text : away ? `${Math.round(player.angle)}° from the nearest input camera: partly a guess` : "";
+  $("unseen").classList.toggle("shown", notice || away);
 }
 
 export function showSpeed(player) {
-  const rate = player.pictures.length > 2 ? `${Math.round(player.fps)} fps` : "idle";
+  const rate = player.pictures.length > 2 ? `${Math.round(player.fps)} fps` : "";
   $("rate").textContent = rate;
+  $("rate").hidden = rate === ""; // nothing moves, so nothing is drawn
 }

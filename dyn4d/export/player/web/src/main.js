@@ -41,6 +41,8 @@ async function start() {
   const words = readAddress(location.hash);
   const free = ["play", "t", "frame"].every((key) => !location.hash.includes(`${key}=`));
   applyAddress(player, words);
+  const named = words.state.input !== undefined || words.right !== null || words.above !== null;
+  if (words.state.cameras && !named) player.stage.overview(false); // else they may all be behind the viewer
   makeControls(player);
   window.addEventListener("hashchange", () => applyAddress(player, readAddress(location.hash)));
   let second = 0;

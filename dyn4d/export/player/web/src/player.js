@@ -5,6 +5,7 @@ import { MovingSplats } from "./splats.js";
 import { Trails } from "./trails.js";
 import { ViewCone } from "./cone.js";
 
+const NOTICE = 12000; // ms that a line for the viewer stays
 const MORPH = 600; // ms between a time and canonical space
 const SLOW = 24; // pictures a second below which the resolution goes down
 const LEAST = 0.5; // share of the resolution that stays
@@ -32,6 +33,7 @@ export class Player {
     this.stage.onLeave = (on) => { if (this.state.input !== on) this.set({ input: on }); };
     this.canonical = 0; // share of canonical space that is shown
     this.angle = 0;
+    this.notice = { text: "", until: 0 };
     this.quality = 1;
     this.fps = 0;
     this.pictures = []; // when the last ones were drawn
@@ -57,6 +59,12 @@ export class Player {
     this.trails.visible = state.trails;
     this.frustums.visible = state.cameras && !state.input;
     this.touch();
+  }
+
+  // A line for the viewer, shown for some seconds.
+  say(text) {
+    console.warn(text);
+    this.notice = { text, until: performance.now() + NOTICE };
   }
 
   touch() {

@@ -7,6 +7,7 @@ import { InputCameras } from "./cameras.js";
 
 const DILATION = 0.3; // pixels²: what the renderer of the fit adds to each Gaussian's footprint
 const REACH = 3.33; // standard deviations: beyond it an opaque Gaussian adds less than 1/255
+const OVERVIEW = 0.8; // share of the picture that cameras may take
 const EASE = 450; // ms a change of view takes
 
 export class Stage {
@@ -74,17 +75,26 @@ export class Stage {
   }
 
   // A view in which the input's cameras are seen too, from above and beside what is looked at.
-  overview() {
+  overview(eased = true) {
     const target = this.middle(this.time);
     const arm = this.camera.position.clone().sub(target);
     const { up } = this.camera;
     arm.applyAxisAngle(up, 0.6);
     const height = arm.dot(up) / Math.max(arm.length(), 1e-6);
     if (height < 0.4) arm.addScaledVector(up, (0.45 - height) * arm.length());
-    const reach = Math.max(this.radius, ...this.cameras.frames.map(({ position }) => position.distanceTo(target)));
     const aspect = this.width / this.height;
-    this.moveTo(target.clone().add(arm.setLength(this.distanceFor(this.homeFov, aspect, 0.85 * reach))), target,
-      this.homeFov, true);
+    const ahead = arm.clone().normalize();
+    const across = new THREE.Vector3().crossVectors(up, ahead).normalize();
+    const over = new THREE.Vector3().crossVectors(ahead, across);
+    const slope = OVERVIEW * Math.tan(THREE.MathUtils.degToRad(this.homeFov) / 2);
+    let distance = this.distanceFor(this.homeFov, aspect);
+    for (const { position } of this.cameras.frames) {
+      const at = position.clone().sub(target);
+      const aside = Math.max(Math.abs(at.dot(across)) / aspect, Math.abs(at.dot(over)));
+      distance = Math.max(distance, at.dot(ahead) + aside / slope, at.dot(ahead) + this.radius);
+    }
+    this.controls.maxDistance = Math.max(this.controls.maxDistance, 1.5 * distance);
+    this.moveTo(target.clone().add(arm.setLength(distance)), target, this.homeFov, eased);
   }
 
   // Degrees right of and above the present input camera, as seen from the object.
