@@ -70,9 +70,10 @@ class RayHead(nn.Module):
         self.to_shape = nn.Conv2d(wide, 2 * 16, 1)
         self.to_local = nn.Conv2d(wide, (config.desc_dim + 1) * 16, 1)
         self.vote = nn.Sequential(nn.LayerNorm(dec, eps=1e-6), nn.Linear(dec, dec), nn.GELU(), nn.Linear(dec, 10))
-        for layer in (self.to_shape, self.vote[-1]):  # begins with a plane, and with no motion
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        with torch.no_grad():  # begins with a plane, and with no motion
+            for layer in (self.to_shape, self.vote[-1]):
+                for parameter in layer.parameters():
+                    parameter.zero_()
 
     def forward(self, encoded: EncodedImages, tokens: Tensor, second: Tensor) -> ViewPrediction:
         """Args: tokens: (B, N, C) of the decoder. second: (B,) bool, the view is the second of its pair."""

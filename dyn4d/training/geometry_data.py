@@ -390,15 +390,11 @@ def _flow(
     # A point's place in the picture: corners count by weight and depth.
     at = ((weights * safe[corners])[..., None] * xy[corners]).sum(1) / np.where(depth > 0, depth, 1.0)[:, None]
     usable = np.flatnonzero(infront)
+    kept = np.asarray((z[faces] > 0).all(1))
+    number = np.cumsum(kept) - 1  # of each triangle among those in front of the camera
     seen = visible_points(
-        xy, safe, faces[(z[faces] > 0).all(1)], points=at[usable], depth=depth[usable],
-        own=_renumbered((z[faces] > 0).all(1))[own[usable]], width=size, height=size,
-    )  # fmt: skip
+        xy, safe, faces[kept], points=at[usable], depth=depth[usable], own=number[own[usable]], width=size, height=size
+    )
     good = usable[seen]
     flow[rows[good], columns[good]] = at[good]
     return flow
-
-
-def _renumbered(kept: np.ndarray) -> np.ndarray:
-    """(F,) the new numbers of what is kept."""
-    return np.cumsum(kept) - 1
