@@ -70,7 +70,7 @@ def network_config(sizes: NetworkSizes, size: int) -> PairNetworkConfig:
     return PairNetworkConfig(
         head_type="rays", desc_dim=sizes.descriptor, two_confs=True, enc_embed_dim=sizes.width,
         enc_depth=sizes.encoder, enc_num_heads=sizes.heads, dec_embed_dim=sizes.width, dec_depth=sizes.decoder,
-        dec_num_heads=sizes.heads, img_size=(size, size), stem=(sizes.stem[0], sizes.stem[1], sizes.stem[2]), fusion_dim=sizes.fusion,
+        dec_num_heads=sizes.heads, img_size=(size, size), stem=sizes.stem, fusion_dim=sizes.fusion,
     )  # fmt: skip
 
 
