@@ -20,6 +20,8 @@ from dyn4d.cli_args import (
     Common,
     DemoArgs,
     EvalArgs,
+    ImportArgs,
+    MaskArgs,
     MatchArgs,
     PrepareArgs,
     RunArgs,
@@ -86,12 +88,19 @@ def _show_result(run: RunFolder, args: Common) -> None:
 def run_command(name: str, words: Sequence[str]) -> None:
     default = RunArgs(options=_preset_of(words, "default"))
     args = parse(RunArgs, name, words, default)
+    from dyn4d.estimate_cli import announce, show_estimate
     from dyn4d.pipeline import run_all
 
-    out = args.out or str(Path("runs") / (_clip_name(args.clip)))
-    run = run_all(
-        with_clip(args.options, args.clip), out, overwrite=args.overwrite, progress=_progress(args)
-    )  # fmt: skip
+    out, config = args.out or str(Path("runs") / (_clip_name(args.clip))), with_clip(args.options, args.clip)
+    if args.estimate:
+        show_estimate(config, out, overwrite=args.overwrite, say=print)
+        return
+    progress = _progress(args)
+
+    def begin() -> None:
+        announce(config, out, overwrite=args.overwrite, force=args.ignore_estimate, say=progress.note)
+
+    run = run_all(config, out, overwrite=args.overwrite, progress=progress, before=begin)
     _show_result(run, args)
 
 
@@ -181,16 +190,18 @@ def view_command(name: str, words: Sequence[str]) -> None:
 
 def check_command(name: str, words: Sequence[str]) -> None:
     args = parse(CheckArgs, name, words, CheckArgs())
-    from dyn4d.io.check import check_clip, refuse_errors
-    from dyn4d.io.clips import load_clip
+    from dyn4d.check_cli import CheckRequest, check
+    from dyn4d.io.check import refuse_errors
 
-    clip = load_clip(args.clip, mask=args.mask, frames=args.frames, max_size=args.max_size)
-    findings = check_clip(clip, progress=_progress(args))
-    _say(f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels", args)
-    for finding in findings:
-        if finding.severity != "error":
-            print(f"{finding.severity}: {finding.line()}")
-    refuse_errors(findings)
+    request = CheckRequest(**{f.name: getattr(args, f.name) for f in fields(CheckRequest)})
+    refuse_errors(check(request, _progress(args), print))
+
+
+def import_command(name: str, words: Sequence[str]) -> None:
+    args = parse(ImportArgs, name, words, ImportArgs())
+    from dyn4d.import_cli import import_source
+
+    _say(import_source(args, _progress(args)), args)
 
 
 def match_command(name: str, words: Sequence[str]) -> None:
@@ -199,6 +210,20 @@ def match_command(name: str, words: Sequence[str]) -> None:
 
     request = MatchRequest(**{f.name: getattr(args, f.name) for f in fields(MatchRequest)})
     _say(match_pictures(request, _progress(args)), args)
+
+
+def mask_command(name: str, words: Sequence[str]) -> None:
+    args = parse(MaskArgs, name, words, MaskArgs())
+    from dyn4d.mask_cli import MaskRequest, make_masks
+
+    request = MaskRequest(**{f.name: getattr(args, f.name) for f in fields(MaskRequest)})
+    if args.edit:
+        from dyn4d.mask_edit import edit_masks
+
+        edit_masks(request, port=args.port, browser=args.browser, say=lambda text: print(text, flush=True),
+                   progress=_progress(args))  # fmt: skip
+        return
+    _say(make_masks(request, _progress(args)), args)
 
 
 def ply_command(name: str, words: Sequence[str]) -> None:
@@ -253,8 +278,10 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "eval": (eval_command, "RUN [--truth FOLDER]", "compare with ground truth, and with frames left out"),
     "status": (status_command, "RUN", "what is done, and what would run again and why"),
     "view": (view_command, "RUN", "look at it in a browser, while it is still going too"),
-    "check": (check_command, "CLIP", "look at every frame of a clip"),
+    "import": (import_command, "SOURCE --out CLIP", "a clip folder of a recording or data set in another format"),
+    "check": (check_command, "CLIP", "what is wrong or risky in a clip, before hours are spent"),
     "match": (match_command, "A B [--mask-a FILE]", "matches of two pictures, and a picture of them"),
+    "mask": (mask_command, "CLIP --box X0 Y0 X1 Y1", "masks of the object for every frame, and a page to correct them"),
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
     "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from dyn4d.config import Options
+from dyn4d.segmentation.config import MaskConfig
 from dyn4d.training.config import MatcherTraining
 from dyn4d.training.geometry_config import GeometryTraining
 
 Preset = Literal["quick", "default", "quality"]
+SourceFormat = Literal[
+    "auto", "blender", "nerfstudio", "colmap", "nerfies", "record3d", "realsense", "tum", "davis", "video", "images"
+]
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class Common:
 
 
 @dataclass(frozen=True)
-class RunArgs(Common):
-    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
+class ClipRunArgs(Common):
+    """What commands share that make a run of a clip."""
 
     PLACES: ClassVar[dict[str, str]] = {"clip": "CLIP"}
     NAMES: ClassVar[dict[str, str]] = {"options": ""}
@@ -44,7 +48,17 @@ class RunArgs(Common):
 
 
 @dataclass(frozen=True)
-class PrepareArgs(RunArgs):
+class RunArgs(ClipRunArgs):
+    """Everything from a clip to the report. Called again, it goes on where it was stopped."""
+
+    estimate: bool = False
+    """Only say how long it would take here, and how much memory and disk; write nothing."""
+    ignore_estimate: bool = False
+    """Begin although memory or disk are expected not to do."""
+
+
+@dataclass(frozen=True)
+class PrepareArgs(ClipRunArgs):
     """Make a run: every frame of the clip is looked at, and its time is fixed."""
 
     NEEDS: ClassVar[tuple[str, ...]] = ("out",)
@@ -125,8 +139,55 @@ class ViewArgs(Common):
 
 
 @dataclass(frozen=True)
+class ImportArgs(Common):
+    """Make a clip folder of a recording or data set: D-NeRF and Blender, nerfstudio, COLMAP, Nerfies and DyCheck,
+    Record3D, RealSense, TUM RGB-D, DAVIS, a video, a folder of pictures."""
+
+    PLACES: ClassVar[dict[str, str]] = {"source": "SOURCE"}
+    NEEDS: ClassVar[tuple[str, ...]] = ("out",)
+
+    source: str = ""
+    """The file or folder."""
+    out: str = ""
+    """The clip folder to write."""
+    format: SourceFormat = "auto"
+    """What SOURCE is. auto: by what lies there."""
+    frames: str | None = None
+    """Only these frames: start:stop:step."""
+    max_size: int | None = None
+    """Longest side in pixels; larger frames are made smaller."""
+    fps: float | None = None
+    """Sources without times: their frames a second (default 24). Videos and recordings: how many frames a second to
+    take at most."""
+    sequence: str | None = None
+    """davis: the sequence's name."""
+    object_id: tuple[int, ...] = ()
+    """davis: labels of the object. Default: everything that is labelled."""
+    masks: str | None = None
+    """Folder or video of masks, white on the object, one a frame of SOURCE."""
+    images: str | None = None
+    """colmap: folder of the pictures."""
+    image_scale: int | None = None
+    """nerfies: 2 reads rgb/2x. Default: the largest pictures."""
+    background: Literal["white", "black", "grey"] = "white"
+    """Behind pictures whose alpha channel is the mask."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """FX FY CX CY in pixels of SOURCE's pictures, where it does not hold them."""
+    pixel_centre: Literal["integer", "half-integer"] = "integer"
+    """What CX CY count from: the centre of the top-left pixel (as OpenCV) or its corner (as COLMAP)."""
+    depth_div: float | None = None
+    """tum, nerfstudio: units of depth in one world unit. Default: 5000, 1000."""
+    min_confidence: Literal[0, 1, 2] = 1
+    """record3d: depth rated lower (0 low, 1 medium, 2 high) is left out."""
+    static: bool = False
+    """The camera stands still: all poses are the identity."""
+    overwrite: bool = False
+    """Replace a clip that was imported to the same place."""
+
+
+@dataclass(frozen=True)
 class CheckArgs(Common):
-    """Look at every frame of a clip."""
+    """Look at every frame of a clip: what is wrong or risky, what follows from it, and how to mend it."""
 
     PLACES: ClassVar[dict[str, str]] = {"clip": "CLIP"}
 
@@ -138,6 +199,61 @@ class CheckArgs(Common):
     """As it would be with this longest side, in pixels."""
     mask: str = "auto"
     """auto, alpha, none, or a folder or video."""
+    json: str | None = None
+    """Write what was found to this file too; - prints that instead of the table."""
+
+
+@dataclass(frozen=True)
+class MaskArgs(Common):
+    """Masks of the object for every frame of a clip, a score for each of them, and a page to correct them."""
+
+    PLACES: ClassVar[dict[str, str]] = {"clip": "CLIP"}
+    NAMES: ClassVar[dict[str, str]] = {"options": ""}
+    AGAIN: ClassVar[dict[str, str]] = {"box": "X0 Y0 X1 Y1", "frame": "N", "point": "X Y", "not_point": "X Y"}
+
+    clip: str = ""
+    """Clip folder, video file, or folder of pictures."""
+    out: str | None = None
+    """The folder that mask/ is put into. Default: CLIP, where that is a folder with rgb/."""
+    box: tuple[tuple[float, float, float, float], ...] = ()
+    """A box round the object, pixels; again for further key frames."""
+    frame: tuple[int, ...] = ()
+    """The frame of the box or the points, from 0; once for each box. Default: 0."""
+    point: tuple[tuple[float, float], ...] = ()
+    """A place on the object; may be given again."""
+    not_point: tuple[tuple[float, float], ...] = ()
+    """A place beside the object; may be given again."""
+    key_masks: str | None = None
+    """Finished masks of some frames: a folder of pictures with their names, or one file (of --frame)."""
+    keys: str | None = None
+    """Boxes, points and masks of several frames: a JSON file, see docs/masks.md."""
+    alpha: bool = False
+    """Masks are the frames' alpha channel."""
+    chroma: str | None = None
+    """The object is before a screen: green, blue, #rrggbb, or auto."""
+    background: str | None = None
+    """The object is before a flat background: auto, or #rrggbb."""
+    masks: str | None = None
+    """Masks that another program made: a folder of PNGs, also with a palette (DAVIS, SAM 2), a video, RLE in JSON."""
+    object_id: int | None = None
+    """Which object of these."""
+    method: Literal["auto", "grabcut", "sam2"] = "auto"
+    """Who follows the object. auto: SAM 2 where its package and weights are there, else grabcut: GrabCut and flow."""
+    sam2_weights: str | None = None
+    """A checkpoint of SAM 2 on disk; also in the variable DYN4D_SAM2_WEIGHTS."""
+    sam2_config: str | None = None
+    """The configuration of the package sam2 that fits it. Default: by the checkpoint's name."""
+    device: str = "auto"
+    """Of SAM 2: auto, cpu or cuda."""
+    edit: bool = False
+    """Open a page on this machine to correct the masks with a brush. Ctrl-C ends it."""
+    port: int = 8090
+    """With --edit: the first port to try."""
+    browser: bool = True
+    """With --edit: open it in the browser; else only the address is printed."""
+    overwrite: bool = False
+    """Replace masks that are there."""
+    options: MaskConfig = field(default_factory=MaskConfig)
 
 
 @dataclass(frozen=True)

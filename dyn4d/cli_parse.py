@@ -3,7 +3,8 @@
 A command's arguments are a frozen dataclass, free of that library (`dyn4d.cli_args`, `dyn4d.ply_args`). Field
 docstrings are the help text. Class variables say what annotations cannot: fields named in `PLACES` are given by their
 place, under that label; those in `NAMES` have another name on the command line ("" for a group whose options stand
-without its name); those in `NEEDS` are options that must be given.
+without its name); those in `NEEDS` are options that must be given; those in `AGAIN`, tuples of values under a label,
+may be given several times, with one value each time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from dyn4d.core.errors import InputError
@@ -78,6 +79,8 @@ def _mark(kind: type) -> None:
             marked[field] = Annotated[hints[field], arg(help_behavior_hint="")]
     for field, label in getattr(kind, "PLACES", {}).items():
         marked[field] = Annotated[Positional[hints[field]], arg(metavar=label, help_behavior_hint="")]
+    for field, label in getattr(kind, "AGAIN", {}).items():
+        marked[field] = Annotated[UseAppendAction[hints[field]], arg(metavar=label, help_behavior_hint="")]
     for field, flag in getattr(kind, "NAMES", {}).items():
         marked[field] = Annotated[hints[field], arg(name=flag)]
     kind.__annotations__ = {**inspect.get_annotations(kind), **marked}
@@ -134,6 +137,8 @@ def _choice(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 def _tuple(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     """Several values of one kind: as many as the annotation has, or any number."""
+    if UseAppendAction in info.markers:  # the library's own way: one value each time
+        return None
     kinds = get_args(info.type)
     open_end = len(kinds) == 2 and kinds[1] is Ellipsis
     if info.type_origin is not tuple or not kinds or (not open_end and len(set(kinds)) > 1):

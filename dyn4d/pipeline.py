@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -202,10 +202,13 @@ def _bring_up(
     overwrite: bool,
     progress: Any,
     allow: tuple[str, ...] = (),
+    before: Callable[[], None] | None = None,
 ) -> RunFolder:
     """Run these stages, in order; those before them have to be done."""
     progress = QuietProgress() if progress is None else progress
     _check_early(names, config, run, overwrite=overwrite)
+    if before is not None:
+        before()
     run.create(allow)
     with locked(run):
         plan = make_plan(STAGES, config, run)  # again: another process may just have ended
@@ -221,8 +224,8 @@ def _bring_up(
         state.update(**facts)
         with _warnings_to(state, progress):
             for one in mine:
-                before = plan[: STAGE_NAMES.index(one.stage.name)]
-                require_done(make_plan(STAGES, config, run), [p.stage.name for p in before], run)
+                earlier = plan[: STAGE_NAMES.index(one.stage.name)]
+                require_done(make_plan(STAGES, config, run), [p.stage.name for p in earlier], run)
                 execute(one, config, run, state, progress, overwrite=overwrite)
     return run
 
@@ -270,6 +273,7 @@ def run_all(
     overwrite: bool = False,
     progress: Any = None,
     allow: tuple[str, ...] = (),
+    before: Callable[[], None] | None = None,
 ) -> RunFolder:
     """The whole pipeline.
 
@@ -278,12 +282,15 @@ def run_all(
         overwrite: replace finished stages that were made with other settings.
         progress: a `Progress`; silent if None.
         allow: names that may be in the folder although it is not a run yet.
+        before: called when the clip and the options can be used, before anything is written; may refuse by raising.
 
     Raises:
         InputError: the clip or an option cannot be used, or finished work would be replaced.
         RunError: the run failed. Called again, it goes on where it stopped.
     """
-    return _bring_up(STAGE_NAMES, config, _folder(run), overwrite=overwrite, progress=progress, allow=allow)
+    return _bring_up(
+        STAGE_NAMES, config, _folder(run), overwrite=overwrite, progress=progress, allow=allow, before=before
+    )
 
 
 def run_prepare(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dyn4d.core.errors import Dyn4DError, InputError
+from dyn4d.core.usage import busy_seconds, forget_peak, peak_bytes
 from dyn4d.io.atomic import read_json, write_json
 
 RUN_FORMAT = "dyn4d-run/1"
@@ -73,14 +74,15 @@ class RunState:
 
     Attributes:
         data: the JSON object. `stages` maps a stage to its state ("running", "done", "failed", "interrupted"),
-            cumulative seconds and key; `warnings` lists {"stage", "text"}.
+            cumulative seconds, busy_seconds (processor time), peak_memory (bytes of the process) and key; `warnings`
+            lists {"stage", "text"}.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.data: dict[str, Any] = {"format": RUN_FORMAT, "stages": {}, "warnings": []}
         self.current: str | None = None
-        self._mark = 0.0
+        self._mark = self._busy = 0.0
         self._saved = 0.0
         if run.state.is_file():
             self.data = read_json(run.state)
@@ -103,19 +105,24 @@ class RunState:
     def begin(self, name: str, key: str, *, goes_on: bool) -> None:
         """A stage starts, or goes on where it was stopped (its seconds then add up)."""
         before = self.stage(name)
-        seconds = float(before.get("seconds") or 0) if goes_on and before.get("key") == key else 0.0
-        self.data["stages"][name] = {"state": "running", "seconds": seconds, "key": key, "started": _now()}
+        names = ("seconds", "busy_seconds", "peak_memory")
+        same = goes_on and before.get("key") == key
+        spent = {kind: before.get(kind) or 0 if same else 0 for kind in names}
+        self.data["stages"][name] = {"state": "running", **spent, "key": key, "started": _now()}
+        forget_peak()
         if not goes_on:
             self.data["warnings"] = [w for w in self.data["warnings"] if w.get("stage") != name]
-        self.current, self._mark = name, time.monotonic()
+        self.current, self._mark, self._busy = name, time.monotonic(), busy_seconds()
         self.save()
 
     def _count(self) -> None:
-        now = time.monotonic()
+        now, busy = time.monotonic(), busy_seconds()
         if self.current is not None:
             entry = self.stage(self.current)
             entry["seconds"] = round(entry["seconds"] + now - self._mark, 3)
-        self._mark = now
+            entry["busy_seconds"] = round(entry.get("busy_seconds", 0) + busy - self._busy, 3)
+            entry["peak_memory"] = max(entry.get("peak_memory", 0), peak_bytes() or 0)
+        self._mark, self._busy = now, busy
 
     def tick(self) -> None:
         """Called often by running work: saves its clock every few seconds, so that a kill loses little."""

@@ -12,7 +12,7 @@ from dyn4d import cli
 from dyn4d.core.errors import RunError
 
 COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "view",
-            "check", "match", "ply", "weights", "train-matcher", "train-geometry"]  # fmt: skip
+            "import", "check", "match", "ply", "weights", "train-matcher", "train-geometry"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 
@@ -27,7 +27,8 @@ def call(*words: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "--help"], ["demo", "--help"], ["match", "--help"], ["--version"]]
+    "words",
+    [["--help"], ["run", "--help"], ["demo", "--help"], ["match", "--help"], ["import", "--help"], ["--version"]],
 )
 def test_help_needs_nothing_heavy(words: list[str]) -> None:
     code, out = call(*words)

@@ -12,11 +12,12 @@ LAYERS = {
     "core": 0,
     "io": 1, "raster": 1,
     "matching": 2, "geometry": 2, "deformation": 2, "gaussians": 2, "synthetic": 2,
+    "segmentation": 2,
     "export": 3, "training": 3,
     "top": 4,  # pipeline, runner, runs, config ...: modules directly in dyn4d/
     "cli": 5, "__main__": 6,
 }  # fmt: skip
-SIDEWAYS = {("geometry", "matching")}
+SIDEWAYS = {("geometry", "matching"), ("segmentation", "matching")}
 ONE_HOME = {  # third-party packages that exactly one module may import
     "roma": "core/rotations.py",
     "tyro": "cli_parse.py",
@@ -25,6 +26,7 @@ ONE_HOME = {  # third-party packages that exactly one module may import
     "pxr": "export/usd.py",
     "fourdgs": "export/fourdgs_file.py",
     "viser": "export/viewer.py",
+    "rosbags": "io/importers/realsense.py",
     "fast_simplification": "export/moving_mesh.py",
 }
 

@@ -92,21 +92,32 @@ def track_errors(
     return torch.cat(errors) if errors else torch.zeros(0, dtype=torch.float64)
 
 
+def view_time(view: TruthView, timeline: Timeline) -> float:
+    """The instant of a view in [0, 1]: its own `time` where that lies nearest to the frame it names, as of pictures
+    taken between two frames; else that frame's."""
+    frame = float(timeline.times[view.index])
+    if view.time is None or len(timeline) < 2:
+        return frame
+    t = (view.time - float(timeline.seconds[0])) / float(timeline.seconds[-1] - timeline.seconds[0])
+    near = int(np.abs(timeline.times - t).argmin()) == view.index and 0 <= t <= 1
+    return t if near and abs(t - frame) > 1e-9 else frame
+
+
 def view_metrics(result: Reconstruction, views: list[TruthView], *, alignment: Alignment, progress: Progress) -> list:
     """`(view name, metrics)` of each held-out picture, drawn with the true camera."""
     rows = []
     progress.start("held-out views", len(views))
-    moved: dict[int, GaussianCloud] = {}
-    for view in sorted(views, key=lambda v: v.index):
+    moved: dict[float, GaussianCloud] = {}
+    for view in sorted(views, key=lambda v: (v.index, v.time or 0.0)):
         if not 0 <= view.index < len(result.timeline):
             raise InputError(
                 f"eval: view {view.view!r} is of frame {view.index}, but the run's clip has {len(result.timeline)} "
                 "frames; is this the truth of another clip?"
             )
-        if view.index not in moved:
-            t = float(result.timeline.times[view.index])
-            moved = {view.index: move_cloud(result.cloud, result.field, t)}
-        drawn = render_cloud(moved[view.index], alignment.camera_to_run(view.camera), result.background)
+        t = view_time(view, result.timeline)
+        if t not in moved:
+            moved = {t: move_cloud(result.cloud, result.field, t)}
+        drawn = render_cloud(moved[t], alignment.camera_to_run(view.camera), result.background)
         rgb, mask = read_rgb(view.rgb), read_mask(view.mask)
         for path, shape in ((view.rgb, rgb.shape[:2]), (view.mask, mask.shape)):
             if shape != drawn.rgb.shape[1:3]:

@@ -41,6 +41,12 @@ def load_clip(
         InputError: with what is wrong, the file or frame, and how to mend it.
     """
     path = Path(path)
+    try:
+        path.stat()
+    except (OSError, ValueError, RuntimeError) as error:
+        if not isinstance(error, FileNotFoundError):  # a loop of links, a name that is too long, no permission
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: cannot be opened ({reason}); give a clip folder or a video file") from error
     camera_file = _camera_file(path)
     found = find_frames(path, camera_file)
     timeline = _timeline(found, camera_file)

@@ -136,7 +136,7 @@ def _points_bytes(xyz: np.ndarray, rgb: np.ndarray, seen: Observations, slots: n
     return b"".join(parts)
 
 
-class _Bytes:
+class ModelBytes:
     """A file's bytes, read from front to back."""
 
     def __init__(self, path: Path) -> None:
@@ -171,7 +171,7 @@ def read_model(folder: str | Path) -> ColmapModel:
         InputError: a file is missing or damaged, cameras are distorted or of several sizes; names the file.
     """
     folder = Path(folder)
-    files = [_Bytes(folder / name) for name in ("cameras.bin", "images.bin", "points3D.bin")]
+    files = [ModelBytes(folder / name) for name in ("cameras.bin", "images.bin", "points3D.bin")]
     current = files[0]
     try:
         intrinsics, size = _read_cameras(files[0])
@@ -185,7 +185,7 @@ def read_model(folder: str | Path) -> ColmapModel:
     return ColmapModel(camera, names, xyz, rgb)
 
 
-def _read_cameras(file: _Bytes) -> tuple[dict[int, np.ndarray], tuple[int, int]]:
+def _read_cameras(file: ModelBytes) -> tuple[dict[int, np.ndarray], tuple[int, int]]:
     intrinsics: dict[int, np.ndarray] = {}
     sizes = set()
     for _ in range(file.take("Q")[0]):
@@ -204,7 +204,7 @@ def _read_cameras(file: _Bytes) -> tuple[dict[int, np.ndarray], tuple[int, int]]
     return intrinsics, sizes.pop() if sizes else (1, 1)
 
 
-def _read_images(file: _Bytes, intrinsics: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _read_images(file: ModelBytes, intrinsics: dict[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     found = []
     for _ in range(file.take("Q")[0]):
         identifier, *numbers, camera = file.take("i7di")
@@ -221,7 +221,7 @@ def _read_images(file: _Bytes, intrinsics: dict[int, np.ndarray]) -> tuple[np.nd
     return K, poses, tuple(name for *_, name in found)
 
 
-def _read_points(file: _Bytes) -> tuple[np.ndarray, np.ndarray]:
+def _read_points(file: ModelBytes) -> tuple[np.ndarray, np.ndarray]:
     count = file.take("Q")[0]
     if count * 43 > len(file.data):  # a damaged count must not ask for all memory
         raise ValueError(f"{count} points do not fit {len(file.data)} bytes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +57,19 @@ def list_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     return sorted((p for p in found if p.is_file()), key=natural_key)
 
 
+def composed(name: str) -> str:
+    """One spelling of names with accents: macOS and others store the same name in different letters."""
+    return unicodedata.normalize("NFC", name)
+
+
 def by_stem(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by stem. Raises `InputError` where two differ only in their suffix."""
+    """Files by (`composed`) stem. Raises `InputError` where two differ only in their suffix."""
     stems: dict[str, Path] = {}
     for path in paths:
-        if path.stem in stems:
-            raise InputError(f"{path} and {stems[path.stem].name} have the same name; remove one of them")
-        stems[path.stem] = path
+        stem = composed(path.stem)
+        if stem in stems:
+            raise InputError(f"{path} and {stems[stem].name} have the same name; remove one of them")
+        stems[stem] = path
     return stems
 
 
@@ -128,7 +135,7 @@ def _image_frames(root: Path, images: list[Path], camera_file: CameraFile | None
     if camera_file and entries and all(entry.rgb for entry in entries):
         ordered = []
         for entry in entries:
-            name = Path(str(entry.rgb)).stem
+            name = composed(Path(str(entry.rgb)).stem)
             if name not in stems:
                 raise InputError(
                     f"{camera_file.source} lists {entry.rgb}, which is not in {folder} ({len(images)} images, "
@@ -161,18 +168,19 @@ def match_files(frames: Frames, folder: Path, suffixes: Iterable[str], what: str
     arrays = {p.stem for p in files if p.suffix.lower() == ".npy"}
     files = [p for p in files if p.suffix.lower() == ".npy" or p.stem not in arrays]  # a picture of an array: preview
     stems = by_stem(files)
-    if frames.video is not None and len(files) == len(frames) and any(n not in stems for n in frames.names):
+    names = [composed(name) for name in frames.names]
+    if frames.video is not None and len(files) == len(frames) and any(n not in stems for n in names):
         return tuple(files)
-    missing = [name for name in frames.names if name not in stems]
+    missing = [name for name in names if name not in stems]
     counts = f"{folder} has {len(files)} files, the clip {len(frames)} frames"
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise InputError(f"{counts}: no {what} for frame {missing[0]}{more}; files need the names of the frames")
-    known = set(frames.names)
-    extra = [p.name for p in files if p.stem not in known]
+    known = set(names)
+    extra = [p.name for p in files if composed(p.stem) not in known]
     if extra:
         raise InputError(f"{counts}: {extra[0]} belongs to no frame; add the frame or take the file away")
-    return tuple(stems[name] for name in frames.names)
+    return tuple(stems[name] for name in names)
 
 
 def _listed(frames: Frames, key: str, what: str) -> tuple[Path | None, ...] | None:

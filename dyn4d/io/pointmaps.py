@@ -16,7 +16,7 @@ import numpy as np
 from dyn4d.core.errors import InputError
 from dyn4d.core.listing import listed
 from dyn4d.core.types import Clip
-from dyn4d.io.layout import by_stem, list_files
+from dyn4d.io.layout import by_stem, composed, list_files
 from dyn4d.io.npz import NpzFile
 
 PLACES = ("pointmaps.npz", "pointmaps")  # in a clip folder
@@ -295,7 +295,7 @@ def _folder(folder: Path, clip: Clip) -> EstimatedMaps:
     if not files:
         raise InputError(f"{folder} holds no maps: wanted .npz files with the names of the frames, or an export of "
                          "VGGT, Depth Anything 3, MonST3R or CUT3R")  # fmt: skip
-    stems, names = by_stem(files), clip.timeline.names
+    stems, names = by_stem(files), [composed(name) for name in clip.timeline.names]
     if not any(name in stems for name in names) and len(files) == len(names):  # a video's frames have no names
         stems = dict(zip(names, files))
     extra = [path.name for stem, path in stems.items() if stem not in set(names)]

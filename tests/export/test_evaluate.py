@@ -11,7 +11,15 @@ from export_scenes import Carousel, arc, ball, timeline
 from dyn4d.core.errors import InputError
 from dyn4d.core.rotations import wxyz_to_matrix
 from dyn4d.export.align import Alignment
-from dyn4d.export.evaluate import Reconstruction, evaluate, format_table, is_near, object_size, track_errors
+from dyn4d.export.evaluate import (
+    Reconstruction,
+    evaluate,
+    format_table,
+    is_near,
+    object_size,
+    track_errors,
+    view_time,
+)  # fmt: skip
 from dyn4d.export.renders import render_cloud, to_uint8
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.io.images import write_mask, write_png
@@ -91,6 +99,28 @@ def test_a_solved_world_is_aligned_first(scene):
     assert result["camera"]["centre_rel"] < 1e-6
     unaligned = evaluate(replace(other, poses_given=True), truth)
     assert unaligned["track"]["epe_rel"] > 0.1
+
+
+def test_views_between_two_frames_are_drawn_at_their_own_instant(scene, tmp_path):
+    result, truth = scene
+    times, seconds = result.timeline.times, result.timeline.seconds
+    t = float(0.6 * times[2] + 0.4 * times[3])
+    camera = truth.views[0].camera
+    drawn = render_cloud(move_cloud(result.cloud, result.field, t), camera, GREY)
+    write_png(tmp_path / "v.png", to_uint8(drawn.rgb[0]))
+    write_mask(tmp_path / "m.png", (drawn.alpha[0, ..., 0] > 0.5).numpy())
+    own = float(0.6 * seconds[2] + 0.4 * seconds[3])
+    view = SimpleNamespace(index=2, time=own, view="v", rgb=tmp_path / "v.png", mask=tmp_path / "m.png", camera=camera)
+
+    def score(**changes):
+        changed = SimpleNamespace(**{**vars(view), **changes})
+        whole = SimpleNamespace(**{**vars(truth), "views": [changed]})
+        return evaluate(result, whole)["groups"]["v"]["mpsnr"]
+
+    assert score() > 45
+    # no time, or one that belongs to another frame: that of the frame that is named
+    assert score(time=None) < 40 and score(time=float(seconds[4])) == pytest.approx(score(time=None))
+    assert view_time(SimpleNamespace(index=0, time=-1.0), result.timeline) == 0.0
 
 
 def test_near_and_far_pool_pictures(scene):
