@@ -27,6 +27,7 @@ from dyn4d.cli_args import (
     RunArgs,
     StageArgs,
     StatusArgs,
+    TrainGeometryArgs,
     TrainMatcherArgs,
     ViewArgs,
     WeightsArgs,
@@ -257,6 +258,14 @@ def train_matcher_command(name: str, words: Sequence[str]) -> None:
     _say(train_matcher_files(request, _progress(args)), args)
 
 
+def train_geometry_command(name: str, words: Sequence[str]) -> None:
+    args = parse(TrainGeometryArgs, name, words, TrainGeometryArgs())
+    from dyn4d.train_geometry_cli import GeometryRequest, train_geometry_files
+
+    request = GeometryRequest(**{f.name: getattr(args, f.name) for f in fields(GeometryRequest)})
+    _say(train_geometry_files(request, _progress(args)), args)
+
+
 COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "demo": (demo_command, "[--out DIR]", "a procedural clip through the whole pipeline, no download"),
     "run": (run_command, "CLIP [--out DIR]", "a clip through the whole pipeline; called again, it goes on"),
@@ -276,6 +285,7 @@ COMMANDS: dict[str, tuple[Callable[[str, Sequence[str]], None], str, str]] = {
     "ply": (ply_command, "ACTION FILE", "info, compare, convert, preview, crop, merge: Gaussians or points"),
     "weights": (weights_command, "info|convert FILE", "what is in a file of network weights; its conversion"),
     "train-matcher": (train_matcher_command, "--out FILE", "weights of a small matcher, from dyn4d's own pictures"),
+    "train-geometry": (train_geometry_command, "--out FILE", "weights of a small pair network, from its own pictures"),
 }
 
 

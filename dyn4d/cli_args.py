@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from dyn4d.config import Options
 from dyn4d.segmentation.config import MaskConfig
 from dyn4d.training.config import MatcherTraining
+from dyn4d.training.geometry_config import GeometryTraining
 
 Preset = Literal["quick", "default", "quality"]
 SourceFormat = Literal[
@@ -325,4 +326,30 @@ class TrainMatcherArgs(Common):
     overwrite: bool = False
     """Replace weights that are there."""
     training: MatcherTraining = field(default_factory=MatcherTraining)
+    """What the network is taught, and how."""
+
+
+@dataclass(frozen=True)
+class TrainGeometryArgs(Common):
+    """Train a small masked MASt3R on moving bodies that dyn4d makes itself. Stopped with Ctrl-C or by --minutes, the
+    same command goes on."""
+
+    NEEDS: ClassVar[tuple[str, ...]] = ("out",)
+
+    out: str = ""
+    """The weights to write, ending in .safetensors. Beside them come the log (.jsonl) and, until done, the state
+    (.state)."""
+    resume: str | None = None
+    """A state elsewhere to go on from; the settings are then those of its training."""
+    samples: int | None = None
+    """Samples in the whole training. Default: training.samples."""
+    minutes: float | None = None
+    """Stop after this many minutes, everything saved."""
+    threads: int = 2
+    """Of torch. Another number gives other weights in their last bits."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    overwrite: bool = False
+    """Replace weights that are there, and start anew."""
+    training: GeometryTraining = field(default_factory=GeometryTraining)
     """What the network is taught, and how."""

@@ -12,7 +12,7 @@ from dyn4d import cli
 from dyn4d.core.errors import RunError
 
 COMMANDS = ["demo", "run", "prepare", "geometry", "deform", "gaussians", "render", "export", "eval", "status", "view",
-            "import", "check", "match", "mask", "ply", "weights", "train-matcher"]  # fmt: skip
+            "import", "check", "match", "mask", "ply", "weights", "train-matcher", "train-geometry"]  # fmt: skip
 HEAVY = ("torch", "numba", "cv2", "av", "scipy")
 
 

@@ -24,10 +24,12 @@ class EncodedImages:
 
     Attributes:
         tokens: (B, rows · columns, C), row by row. grid: (rows, columns) of patches.
+        maps: (B, C, H, W) each, what the heads see of the pictures besides tokens; none in the published networks.
     """
 
     tokens: Tensor
     grid: tuple[int, int]
+    maps: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tokens.dim() != 3 or self.tokens.shape[1] != self.grid[0] * self.grid[1]:
@@ -44,14 +46,39 @@ class EncodedImages:
         return patch_positions(*self.grid, self.tokens.device)
 
     def to(self, device: torch.device | str) -> EncodedImages:
-        return EncodedImages(self.tokens.to(device), self.grid)
+        return EncodedImages(self.tokens.to(device), self.grid, tuple(each.to(device) for each in self.maps))
+
+    def rows(self, which: slice) -> EncodedImages:
+        """Some of the B pictures."""
+        return EncodedImages(self.tokens[which], self.grid, tuple(each[which] for each in self.maps))
+
+    def float(self) -> EncodedImages:
+        return EncodedImages(self.tokens.float(), self.grid, tuple(each.float() for each in self.maps))
 
     @staticmethod
     def concatenate(*parts: EncodedImages) -> EncodedImages:
         """One batch of pictures that have one size."""
         if len({part.grid for part in parts}) != 1:
             raise ValueError(f"pictures of one size wanted, found grids {[part.grid for part in parts]}")
-        return EncodedImages(torch.cat([part.tokens for part in parts]), parts[0].grid)
+        maps = tuple(torch.cat(same) for same in zip(*(part.maps for part in parts)))
+        return EncodedImages(torch.cat([part.tokens for part in parts]), parts[0].grid, maps)
+
+
+@dataclass(frozen=True)
+class ViewHints:
+    """What a masked network is told of B pictures besides their colours.
+
+    Attributes:
+        mask: (B, H, W) bool, True = object; what is outside has no influence on anything.
+        focal: (B, 2) px along x and y, the lens if that is known, else some guess that says how large the picture is
+            that the view was cut from. centre: (B, 2) px principal point, half-integer; need not be in the view.
+        known: (B,) bool, `focal` is the lens'.
+    """
+
+    mask: Tensor
+    focal: Tensor
+    centre: Tensor
+    known: Tensor
 
 
 class PairNetwork(nn.Module):
@@ -70,6 +97,11 @@ class PairNetwork(nn.Module):
         self.config = config
         self.images_encoded = 0
         self.notes: tuple[str, ...] = ()
+        self._build(config)
+        self.requires_grad_(False)
+        self.eval()
+
+    def _build(self, config: PairNetworkConfig) -> None:
         enc, dec = config.enc_embed_dim, config.dec_embed_dim
         # In the order of the published state dicts.
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dec))  # of the pre-training; never used
@@ -84,8 +116,6 @@ class PairNetwork(nn.Module):
         self.dec_blocks2 = self._decoder()
         self.downstream_head1 = make_head(config)
         self.downstream_head2 = make_head(config)
-        self.requires_grad_(False)
-        self.eval()
 
     def _decoder(self) -> nn.ModuleList:
         config = self.config
@@ -95,7 +125,7 @@ class PairNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.patch_embed.proj.weight.device
+        return next(self.parameters()).device
 
     def _rotation(self, positions: Tensor, side: str) -> Rotation:
         # Made anew each time: a few microseconds, and no cache that could keep tensors of another device.
@@ -104,8 +134,11 @@ class PairNetwork(nn.Module):
 
     # ------------------------------------------------------------------------------------------- the parts
 
-    def encode(self, image: Tensor) -> EncodedImages:
+    def encode(self, image: Tensor, hints: ViewHints | None = None) -> EncodedImages:
         """Pictures (B, 3, H, W), float in [0, 1], sRGB → tokens. H and W have to be multiples of the patch size.
+
+        Args:
+            hints: of masked networks; others pay them no heed.
 
         Raises:
             ValueError: another shape, type or range of values.

@@ -17,7 +17,8 @@ from typing import Any
 
 from dyn4d.core.errors import InputError
 
-HEAD_TYPES = ("dpt", "linear", "catmlp+dpt")
+HEAD_TYPES = ("dpt", "linear", "catmlp+dpt", "rays")
+WITH_DESCRIPTORS = ("catmlp+dpt", "rays")
 PATCH_EMBEDS = ("PatchEmbed", "PatchEmbedDust3R", "ManyAR_PatchEmbed")  # one and the same at inference
 Mode = tuple[str, float, float]
 
@@ -27,7 +28,8 @@ class PairNetworkConfig:
     """Sizes and output modes of a pair network. The defaults are those of all published models where these agree.
 
     Attributes:
-        head_type: "dpt" or "linear" (DUSt3R), "catmlp+dpt" (MASt3R: descriptors too).
+        head_type: "dpt" or "linear" (DUSt3R), "catmlp+dpt" (MASt3R: descriptors too), "rays" (dyn4d's own small masked
+            MASt3R, see `masked_network`).
         desc_dim: of a descriptor; 0 without descriptors.
         enc_*, dec_*: width, blocks and attention heads of the encoder and of each of the two decoders.
         patch_size: pixels a side of a token. mlp_ratio: hidden over outer width of the MLPs.
@@ -37,6 +39,8 @@ class PairNetworkConfig:
         two_confs: do the descriptors have a confidence of their own?
         dpt_layer_dims, dpt_feature_dim, dpt_head_dims: channels of the DPT head: of the four reassembled maps, of their
             fusion, and of the two convolutions that make the output.
+        stem, fusion_dim: of "rays" alone: channels of the convolutions at 1/2, 1/4 and 1/8 of the size, and of its
+            head.
     """
 
     head_type: str = "dpt"
@@ -58,11 +62,13 @@ class PairNetworkConfig:
     dpt_layer_dims: tuple[int, int, int, int] = (96, 192, 384, 768)
     dpt_feature_dim: int = 256
     dpt_head_dims: tuple[int, int] = (128, 128)
+    stem: tuple[int, int, int] = (0, 0, 0)
+    fusion_dim: int = 0
 
     def __post_init__(self) -> None:
         if self.head_type not in HEAD_TYPES:
             raise InputError(f"head_type {self.head_type!r}: wanted one of {', '.join(HEAD_TYPES)}")
-        if (self.desc_dim > 0) != (self.head_type == "catmlp+dpt"):
+        if (self.desc_dim > 0) != (self.head_type in WITH_DESCRIPTORS):
             raise InputError(f"head_type {self.head_type!r} does not go with descriptors of {self.desc_dim} numbers")
         # The upper bounds only keep a damaged file from asking for a network that no machine could hold.
         for name, limit in (("enc_depth", 256), ("dec_depth", 256), ("enc_embed_dim", 1 << 16),
@@ -84,11 +90,21 @@ class PairNetworkConfig:
             raise InputError(f"mlp_ratio {self.mlp_ratio}, rope_base {self.rope_base}: wanted numbers above 0")
         if min(*self.dpt_layer_dims, *self.dpt_head_dims, self.dpt_feature_dim) < 1:
             raise InputError("the sizes of the DPT head have to be numbers from 1")
+        if self.head_type == "rays" and (min(*self.stem, self.fusion_dim) < 1 or self.patch_size != 16):
+            raise InputError(
+                f"head_type 'rays' with stem {self.stem}, fusion_dim {self.fusion_dim}, patch_size {self.patch_size}: "
+                "wanted numbers from 1, and patches of 16"
+            )
 
     @property
     def name(self) -> str:
         """The published model that has these sizes, or "custom"."""
         return next((name for name, preset in PRESETS.items() if preset == self), "custom")
+
+    @property
+    def masked(self) -> bool:
+        """Is it told the mask and the lens of each picture?"""
+        return self.head_type == "rays"
 
     @property
     def hooks(self) -> tuple[int, int, int, int]:

@@ -97,15 +97,17 @@ def load_result(path: Path, pair: tuple[int, int], frames: Sequence[PairFrame]) 
 
 
 def save_tokens(path: Path, encoded: EncodedImages) -> None:
-    artifacts.save(path, {"tokens": encoded.tokens.cpu()}, grid=list(encoded.grid))
+    maps = {f"map{number}": each.cpu() for number, each in enumerate(encoded.maps)}
+    artifacts.save(path, {"tokens": encoded.tokens.cpu(), **maps}, grid=list(encoded.grid))
 
 
 def load_tokens(path: Path) -> EncodedImages | None:
     """None where the file is missing or cannot be used."""
     try:
         grid = artifacts.load_meta(path)["grid"]
-        tokens = artifacts.load(path, dict)["tokens"]
-        return EncodedImages(torch.from_numpy(tokens), (int(grid[0]), int(grid[1])))
+        tables = artifacts.load(path, dict)
+        maps = tuple(torch.from_numpy(tables[f"map{number}"]) for number in range(len(tables) - 1))
+        return EncodedImages(torch.from_numpy(tables["tokens"]), (int(grid[0]), int(grid[1])), maps)
     except (InputError, KeyError, IndexError, TypeError, ValueError):
         return None
 

@@ -40,7 +40,9 @@ def make_pair_frame(image: np.ndarray, mask: np.ndarray, config: PairConfig, K: 
     """
     height, width = mask.shape
     mask = np.asarray(mask, dtype=bool)
-    if config.view == "object":
+    if config.view == "square":
+        view = object_view(mask, config.size, margin=config.margin, square_ok=True, thinnest=1.0)
+    elif config.view == "object":
         view = object_view(mask, config.size, margin=config.margin, square_ok=config.square_ok)
     else:
         view = fit_view(width, height, config.size, square_ok=config.square_ok)

@@ -31,6 +31,7 @@ from dyn4d.geometry.pair_cache import (
     save_tokens,
 )
 from dyn4d.geometry.pair_config import PairConfig
+from dyn4d.geometry.pair_hints import frame_hints, hints_text
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList
 from dyn4d.matching.pairs import Prefilter, listed_pairs, scene_pairs
 from dyn4d.matching.reciprocal import WeightedMatches, extract_correspondences, fast_reciprocal_matches
@@ -152,7 +153,10 @@ class _Encoder:
 
     def __post_init__(self) -> None:
         self.tokens: dict[int, EncodedImages] = {}
-        self.files = [None if self.cache is None else self.cache.tokens_file(image_digest(f)) for f in self.frames]
+        self.files = [None if self.cache is None else self.cache.tokens_file(self._digest(f)) for f in self.frames]
+
+    def _digest(self, frame: PairFrame) -> str:
+        return image_digest(frame) + (hints_text(frame) if self.network.config.masked else "")
 
     def prepare(self, rows: Iterable[int]) -> None:
         """Have these frames encoded; those of one size together."""
@@ -170,10 +174,13 @@ class _Encoder:
 
     def _encode(self, rows: list[int]) -> None:
         images = torch.from_numpy(np.stack([self.frames[row].image for row in rows]))
+        hints = frame_hints([self.frames[row] for row in rows]) if self.network.config.masked else None
+        pictures = images.permute(0, 3, 1, 2).to(self.network.device).float() / 255
         with torch.no_grad(), self.low():
-            encoded = self.network.encode(images.permute(0, 3, 1, 2).to(self.network.device).float() / 255)
+            # Networks of others may take pictures alone.
+            encoded = self.network.encode(pictures) if hints is None else self.network.encode(pictures, hints)
         for at, row in enumerate(rows):
-            self.tokens[row] = EncodedImages(encoded.tokens[at : at + 1].float().cpu(), encoded.grid)
+            self.tokens[row] = encoded.rows(slice(at, at + 1)).float().to("cpu")
             file = self.files[row]
             if file is not None:
                 save_tokens(file, self.tokens[row])
@@ -241,7 +248,8 @@ def look_at_pairs(
             )
     precision = resolve_precision(config.precision, network.device)
     store = None if cache is None else PairCache.of(cache, network, _options(config), precision)
-    digests = [frame_digest(frame) for frame in frames] if store is not None else []
+    told = network.config.masked
+    digests = [frame_digest(f) + (hints_text(f) if told else "") for f in frames] if store is not None else []
     files = tuple(store.pair_file(digests[a], digests[b]) for a, b in todo) if store is not None else ()
     missing = [at for at in range(len(todo)) if not _usable(files, at, todo, frames, progress)]
     progress.note(

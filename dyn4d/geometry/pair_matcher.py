@@ -11,6 +11,7 @@ from dyn4d.core.types import Correspondences
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_frames import make_pair_frame
+from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 
 
@@ -23,7 +24,7 @@ class PairNetworkMatcher:
     """
 
     def __init__(self, network: PairNetwork, config: PairConfig | None = None) -> None:
-        self.network, self.config = network, config or PairConfig()
+        self.network, self.config = network, suited(network, config or PairConfig())
 
     @property
     def notes(self) -> tuple[str, ...]:

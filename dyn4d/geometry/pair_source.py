@@ -23,8 +23,10 @@ from dyn4d.geometry.bundle import BundleConfig
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.network import PairNetwork
+from dyn4d.geometry.own_weights import NAME
 from dyn4d.geometry.pair_agreement import matches_off
 from dyn4d.geometry.pair_frames import clip_pair_frames
+from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
@@ -98,9 +100,15 @@ def frames_from_pairs(
         InputError: weights that cannot be read. RunError: the frames cannot be tied together.
     """
     progress = progress or SilentProgress()
-    network = load_pair_network(config.weights, device)
+    network = load_pair_network(config.weights or NAME, device)
+    config = replace(config, pairs=suited(network, config.pairs))
     for line in network.notes:
         progress.note(line)
+    if not config.weights:
+        progress.note(
+            "mast3r: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
+            "allow it (--geometry.weights FILE_OR_HUB_ID)"
+        )
     placed, anchor, why = _place(network, clip, config, progress, cache)
     notes = [f"mast3r: anchored on the {anchor} ({why})"]
     if math.isfinite(placed.alignment.pixel_error):
@@ -151,7 +159,8 @@ def _place(
         return _on_object(network, clip, config, progress, cache, known), "object", "as asked for"
     if config.anchor == "background":
         return _on_background(network, clip, config, progress, cache, known), "background", "as asked for"
-    frames = clip_pair_frames(clip, replace(config.pairs, mask_confidence=True, fill="none"))
+    view = "whole" if config.pairs.view == "square" else config.pairs.view
+    frames = clip_pair_frames(clip, replace(config.pairs, mask_confidence=True, fill="none", view=view))
     share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
     seen = f"the background covers {share:.0%} of the view"
     if share < LEAST_BACKGROUND and known is None:
@@ -210,7 +219,8 @@ def _on_background(
 ) -> _Placed:  # fmt: skip
     """Matching and alignment on everything but the object. Its depth is the network's own, in the background's scale:
     what other frames say of it holds only if it did not move."""
-    objects = clip_pair_frames(clip, replace(config.pairs, fill="none"))
+    view = "whole" if config.pairs.view == "square" else config.pairs.view
+    objects = clip_pair_frames(clip, replace(config.pairs, fill="none", view=view))
     everything = [np.ones_like(frame.kept) for frame in objects]
     background = [~_near(frame.kept) if config.pairs.mask_confidence else ~_near(frame.matched) for frame in objects]
     frames = [replace(f, kept=all_, matched=back) for f, all_, back in zip(objects, everything, background)]

@@ -11,6 +11,7 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.own_weights import NAME, small_weights
 from dyn4d.geometry.rgbd import require_rgbd
 from dyn4d.geometry.weights import require_weights
 from dyn4d.io.pointmaps import find_pointmaps
@@ -29,13 +30,13 @@ def choose_source(clip: Clip, config: GeometryConfig) -> str:
 
         require_pointmaps(clip, config)
     elif source == "mast3r":
-        if not config.weights:
+        if not config.weights and small_weights() is None:
             raise InputError(
                 "geometry.source mast3r: no weights: give --geometry.weights FILE (a .pth, or a folder with "
                 "model.safetensors and config.json) or a model's id on the hub, such as "
                 "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
             )
-        require_weights(config.weights)
+        require_weights(config.weights or NAME)
     elif source == "rgbd":
         require_rgbd(clip)
     else:
@@ -57,7 +58,9 @@ def _fitting(clip: Clip, config: GeometryConfig) -> str:
         return "pointmaps"
     if config.weights:
         return "mast3r"
-    return "rgbd" if clip.depth is not None else ""
+    if clip.depth is not None:
+        return "rgbd"
+    return "mast3r" if small_weights() is not None else ""
 
 
 def solve_geometry(

@@ -23,8 +23,10 @@ from torch import Tensor
 from dyn4d.core.errors import InputError
 from dyn4d.core.listing import tensor_list
 from dyn4d.core.protocols import resolve_device
+from dyn4d.geometry.masked_network import make_network
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.network_config import PairNetworkConfig, network_config, parse_constructor, parse_hub_json
+from dyn4d.geometry.own_weights import NAME, own_network, require_small
 from dyn4d.io.atomic import atomic_folder, atomic_path
 from dyn4d.io.tensor_files import file_kind, file_sha256, read_pth, read_safetensors, write_safetensors
 
@@ -44,7 +46,7 @@ class SavedWeights:
     Attributes:
         file: that holds the tensors. kind: "pth" or "safetensors". config: of its network.
         tensors: by key, mapped from the file where it can be; of keys with two spellings the one with `layer1_rn`.
-        notes: lines for the user.
+        notes: lines for the user. licence: that the file names itself; "" = none.
     """
 
     file: Path
@@ -52,6 +54,7 @@ class SavedWeights:
     config: PairNetworkConfig
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
+    licence: str = ""
 
     def complete(self) -> dict[str, Tensor]:
         """The tensors, the second decoder copied from the first where the file has none."""
@@ -121,9 +124,10 @@ def load_pair_network(path_or_hub_id: str | Path, device: torch.device | str = "
     """A pair network with the weights of a file, in float32, ready for inference.
 
     Args:
-        path_or_hub_id: a `.pth` file, a `.safetensors` file with its configuration beside it, a folder with
-            `model.safetensors` and `config.json`, or the id of a model on the hub, such as
-            "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric" (fetched; needs `huggingface_hub`).
+        path_or_hub_id: "small", the network that comes with dyn4d; a `.pth` file, a `.safetensors` file of dyn4d's or
+            with its configuration beside it, a folder with `model.safetensors` and `config.json`, or the id of a model
+            on the hub, such as "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric" (fetched; needs
+            `huggingface_hub`).
         device: "auto", "cpu", "cuda" …
 
     Raises:
@@ -133,7 +137,7 @@ def load_pair_network(path_or_hub_id: str | Path, device: torch.device | str = "
     where = resolve_device(str(device))
     saved = read_weights(_from_anywhere(path_or_hub_id))
     with torch.device("meta"):
-        network = PairNetwork(saved.config)
+        network = make_network(saved.config)
     network.to_empty(device=where)
     tensors = saved.complete()
     for name, parameter in network.named_parameters():
@@ -143,7 +147,7 @@ def load_pair_network(path_or_hub_id: str | Path, device: torch.device | str = "
         parameter.copy_(tensors[name])
         if not torch.isfinite(parameter).all():
             raise InputError(f"{saved.file} is damaged: {name} is not finite everywhere; fetch it again")
-    network.notes = (f"weights: {licence_of(saved.config)}", *saved.notes)
+    network.notes = (f"weights: {saved.licence or licence_of(saved.config)}", *saved.notes)
     for note in network.notes:
         log.info("%s: %s", saved.file, note)
     return network
@@ -162,7 +166,7 @@ def describe_weights(path: str | Path) -> WeightsInfo:
         model=saved.config.name,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
         dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})),
-        licence=licence_of(saved.config),
+        licence=saved.licence or licence_of(saved.config),
         notes=saved.notes,
     )
 
@@ -178,6 +182,8 @@ def convert_weights(src: str | Path, dst: str | Path) -> Path:
         `dst`. Raises `InputError` where `src` cannot be loaded or `dst` is there.
     """
     saved = read_weights(src)
+    if saved.config.masked:
+        raise InputError(f"{saved.file} is dyn4d's own network, which has no other form")
     return save_pair_weights(dst, saved.config, saved.tensors)
 
 
@@ -207,7 +213,7 @@ def save_pair_weights(path: str | Path, config: PairNetworkConfig, tensors: Mapp
 def random_weights(config: PairNetworkConfig, seed: int = 0) -> dict[str, Tensor]:
     """Weights without training, with the keys of the published files and outputs of a moderate size: for tests."""
     with torch.device("meta"):
-        network = PairNetwork(config)
+        network = make_network(config)
     network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
@@ -226,8 +232,10 @@ def random_weights(config: PairNetworkConfig, seed: int = 0) -> dict[str, Tensor
 def read_weights(path: str | Path) -> SavedWeights:
     """Read and check a file or folder of weights. Raises `InputError` as `load_pair_network` does."""
     file = _tensor_file(Path(path).expanduser())
-    kind = file_kind(file)
-    if kind == "pth":
+    kind, own = file_kind(file), None
+    if kind != "pth" and (own := own_network(file)) is not None:
+        raw, kwargs = read_safetensors(file), {}
+    elif kind == "pth":
         raw, kwargs = _read_official(file)
     else:
         raw, kwargs = read_safetensors(file), _config_beside(file)
@@ -235,6 +243,9 @@ def read_weights(path: str | Path) -> SavedWeights:
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
             raise InputError(f"{file}: {name} is not a tensor of real numbers; not weights of a pair network")
     tensors = _one_spelling(raw, file)
+    if own is not None:
+        _check_keys(own[0], tensors, file)
+        return SavedWeights(file, kind, own[0], tensors, (), own[1])
     config = network_config(kwargs, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(file))
     complete = _with_second_decoder(tensors)
     _check_keys(config, complete, file)
@@ -300,8 +311,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _with_second_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if any(name.startswith("dec_blocks2.") for name in tensors):
-        return dict(tensors)
+    if "side" in tensors or any(name.startswith("dec_blocks2.") for name in tensors):
+        return dict(tensors)  # or one decoder for both sides, by design
     prefix = "dec_blocks."
     copies = {f"dec_blocks2.{k.removeprefix(prefix)}": v for k, v in tensors.items() if k.startswith(prefix)}
     return {**tensors, **copies}
@@ -311,7 +322,7 @@ def _with_second_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _shapes(config: PairNetworkConfig) -> dict[str, tuple[int, ...]]:
     """Of all parameters of a network, those with two keys under the first."""
     with torch.device("meta"):
-        return {name: tuple(parameter.shape) for name, parameter in PairNetwork(config).named_parameters()}
+        return {name: tuple(parameter.shape) for name, parameter in make_network(config).named_parameters()}
 
 
 def _check_keys(config: PairNetworkConfig, tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -344,6 +355,9 @@ def require_weights(path_or_hub_id: str | Path) -> bool:
     path, text = Path(path_or_hub_id).expanduser(), str(path_or_hub_id)
     if path.exists():
         return False
+    if text == NAME:
+        require_small()
+        return False
     is_file_name = isinstance(path_or_hub_id, Path) or path.suffix.lower() in (".safetensors", *PICKLES)
     if not is_file_name and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text):
         return True
@@ -355,6 +369,8 @@ def require_weights(path_or_hub_id: str | Path) -> bool:
 def _from_anywhere(path_or_hub_id: str | Path) -> Path:
     if require_weights(path_or_hub_id):
         return _from_hub(str(path_or_hub_id))
+    if str(path_or_hub_id) == NAME and not Path(NAME).exists():
+        return require_small()
     return Path(path_or_hub_id).expanduser()
 
 

@@ -69,6 +69,21 @@ def load_tensors(path: str | Path, expect_format: str | None) -> Checkpoint:
     return Checkpoint(tensors, config, path, found)
 
 
+def read_head(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Format name and configuration of a safetensors file without its tensors; "" and {} where it has none of ours.
+
+    Raises:
+        InputError: missing, or damaged.
+    """
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as handle:
+            metadata = handle.metadata() or {}
+        config = json.loads(metadata.get("config", "{}"))
+    except (SafetensorError, OSError, ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+    return metadata.get("format", ""), config if isinstance(config, dict) else {}
+
+
 def adam_tensors(label: str, optimiser: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """What an optimiser remembers of named parameters, as tensors to save; `label` tells optimisers apart."""
     return {

@@ -1,4 +1,4 @@
-"""Smooth solids from round cones and ellipsoids, and closed triangle meshes of their surfaces.
+"""Smooth solids from round cones, ellipsoids and rounded boxes, and closed triangle meshes of their surfaces.
 
 A solid is a table of primitives joined one after the other by a polynomial smooth union. Its zero level set is meshed
 by naive surface nets (Gibson 1998) and the vertices are then pulled onto the surface by Newton steps. Rest-pose
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-ROUND_CONE, ELLIPSOID = 0, 1
+ROUND_CONE, ELLIPSOID, ROUND_BOX = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Primitive:
     """One building block.
 
     Attributes:
-        kind: ROUND_CONE (spheres at `a` and `b` and what lies between) or ELLIPSOID (centre `a`, half axes `b`).
+        kind: ROUND_CONE (spheres at `a` and `b` and what lies between), ELLIPSOID (centre `a`, half axes `b`) or
+            ROUND_BOX (the same, edges along x, y, z rounded by `ra`).
         a, b: three numbers each. ra, rb: radii at a and b (round cone).
         blend: width of the smooth union with everything before it.
         bone: index of the bone that carries it.
@@ -50,6 +51,14 @@ def ellipsoid(
     return Primitive(ELLIPSOID, centre, axes, 0.0, 0.0, blend, bone)
 
 
+def box(
+    centre: tuple[float, float, float], halves: tuple[float, float, float], rounding: float, *, blend: float = 0.03,
+    bone: int = 0,
+) -> Primitive:  # fmt: skip
+    """A box with half sides along x, y, z, its edges rounded by less than the least of them."""
+    return Primitive(ROUND_BOX, centre, halves, rounding, 0.0, blend, bone)
+
+
 def as_table(primitives: list[Primitive], scale: float = 1.0) -> np.ndarray:
     """The primitives as rows (P, 10) float64 of kind, a, b, ra, rb, blend, all lengths times `scale`."""
     rows = [[p.kind, *p.a, *p.b, p.ra, p.rb, p.blend] for p in primitives]
@@ -69,6 +78,10 @@ def _primitive_distance(row: np.ndarray, x: float, y: float, z: float) -> float:
         if k1 < 1e-12:
             return -min(ax, ay, az)
         return k0 * (k0 - 1.0) / k1
+    if row[0] == 2:
+        qx, qy, qz = abs(px) - row[4] + row[7], abs(py) - row[5] + row[7], abs(pz) - row[6] + row[7]
+        beyond = np.sqrt(max(qx, 0.0) ** 2 + max(qy, 0.0) ** 2 + max(qz, 0.0) ** 2)
+        return beyond + min(max(qx, max(qy, qz)), 0.0) - row[7]
     dx, dy, dz = row[4] - row[1], row[5] - row[2], row[6] - row[3]
     length2 = dx * dx + dy * dy + dz * dz
     length = np.sqrt(length2)
@@ -128,7 +141,7 @@ def bounds(table: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper corner (3,) of a box that holds the solid."""
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for row in table:
-        ends = [(row[1:4], row[4:7])] if row[0] == ELLIPSOID else [(row[1:4], row[7]), (row[4:7], row[8])]
+        ends = [(row[1:4], row[4:7])] if row[0] != ROUND_CONE else [(row[1:4], row[7]), (row[4:7], row[8])]
         for centre, radius in ends:
             low, high = np.minimum(low, centre - radius), np.maximum(high, centre + radius)
     return low - margin, high + margin

@@ -81,7 +81,7 @@ class PairSource:
             aflow = np.where(edge[..., None], np.nan, aflow)
         inside = np.all((aflow >= 0) & (aflow <= size - 1), axis=-1)
         aflow = np.where(inside[..., None], aflow, np.nan).astype(np.float32)
-        return TrainingPair(_photometric(rng, a, config.photometric), _photometric(rng, b, config.photometric), aflow)
+        return TrainingPair(photometric(rng, a, config.photometric), photometric(rng, b, config.photometric), aflow)
 
     def _cut(self, rng: Rng, cut: _Cut) -> tuple[np.ndarray, int]:
         number = int(rng.integers(len(self.pictures)))
@@ -185,7 +185,7 @@ def _over(front: np.ndarray, cover: np.ndarray, behind: np.ndarray) -> np.ndarra
     return np.rint(front * share + behind * (1 - share)).astype(np.uint8)
 
 
-def _photometric(rng: Rng, image: np.ndarray, strength: float) -> np.ndarray:
+def photometric(rng: Rng, image: np.ndarray, strength: float) -> np.ndarray:
     """Light, colour, blur, noise and compression, as a camera and a codec would change them."""
     if strength == 0:
         return image

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.io.atomic import atomic_path
 from dyn4d.matching.r2d2_network import R2D2Network
 from dyn4d.matching.r2d2_weights import save_r2d2
 from dyn4d.training.config import MatcherTraining
+from dyn4d.training.loop import log_until, short, stop_between_steps, write_log
 from dyn4d.training.r2d2 import MatcherTrainer
 from dyn4d.training.r2d2_data import PairSource
 
@@ -55,7 +51,7 @@ def train_matcher(
         trainer.start_from(init)
     if resume is not None:
         trainer.resume(resume)
-        lines = _log_until(files.log, trainer.step)
+        lines = log_until(files.log, trainer.step)
     trainer.source = PairSource(config.data, config.seed, progress)
     spent = float(json.loads(lines[-1])["seconds"]) if lines else 0.0
     begin = saved = time.monotonic()
@@ -63,15 +59,15 @@ def train_matcher(
     def save() -> None:
         trainer.save(files.state)
         save_r2d2(trainer.network, files.weights, {"pairs": trainer.pairs, "training": asdict(config)})
-        _write_log(files.log, lines)
+        write_log(files.log, lines)
 
     progress.start("training", config.pairs, trainer.pairs)
-    with _stop_between_steps() as asked:
+    with stop_between_steps() as asked:
         while not trainer.done:
             before = trainer.pairs
             figures: dict[str, float] = trainer.train_step()
             figures["seconds"] = spent + round(time.monotonic() - begin, 1)
-            lines.append(json.dumps({k: _short(v) for k, v in figures.items()}))
+            lines.append(json.dumps({k: short(v) for k, v in figures.items()}))
             for _ in range(min(trainer.pairs, config.pairs) - before):
                 progress.update(loss=figures["reliability"])
             if asked:
@@ -84,41 +80,3 @@ def train_matcher(
     files.state.unlink(missing_ok=True)
     progress.finish()
     return trainer.network
-
-
-@contextmanager
-def _stop_between_steps() -> Iterator[list[int]]:
-    """Inside, the first Ctrl-C only fills the list that is handed out, the second stops at once: a step that is cut in
-    two would leave weights and statistics that no unbroken training has."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only there can Ctrl-C be taken
-        yield asked
-        return
-
-    def note(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")
-
-
-def _write_log(file: Path, lines: list[str]) -> None:
-    with atomic_path(file) as temporary:
-        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def _log_until(file: Path, step: int) -> list[str]:
-    """The lines of a log up to a step; what a killed training wrote beyond its state is left out."""
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.startswith("{") and json.loads(line)["step"] <= step]

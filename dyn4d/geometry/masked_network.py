@@ -1,0 +1,228 @@
+"""dyn4d's own small masked MASt3R: what a pair network can be that learns from little.
+
+The same task and the same answers as MASt3R's (Leroy et al., ECCV 2024): the points of both pictures in the first
+one's camera, confidences, descriptors. What differs helps a small network:
+
+- the mask is an input, and colours outside it are removed: the background cannot have an influence;
+- so is the direction that each pixel looks in, by the lens if that is known, else by a usual one;
+- patches are embedded by convolutions (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021),
+  whose finer maps go to the head too;
+- one decoder and one head serve both sides, told apart by a learnt vector;
+- a point lies on its pixel's ray, so that the head says a depth for each pixel, and of each view one factor of the
+  focal length; the second view's points are brought to the first camera by one rigid motion, which its tokens vote for.
+
+So the untrained network says a plane at depth 1, seen by two cameras in one place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dyn4d.geometry.heads import ResidualUnit, ViewPrediction, to_confidence, to_descriptors
+from dyn4d.geometry.network import EncodedImages, PairNetwork, ViewHints
+from dyn4d.geometry.network_config import PairNetworkConfig
+from dyn4d.geometry.transformer import DecoderBlock, EncoderBlock, patch_positions
+
+USUAL_FOCAL = 1.2  # over the longest side of a picture, where the lens is not known
+INPUTS = 7  # colours, mask, direction along x and y, is the lens known?
+LOG_DEPTH = 4.0  # most that a depth differs from 1, as a logarithm
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(max(channels // 24, 1) if channels % max(channels // 24, 1) == 0 else 1, channels)
+
+
+class Stem(nn.Module):
+    """Inputs (B, 7, H, W) → maps at 1/4 and 1/8, and tokens' map at 1/16 of the size."""
+
+    def __init__(self, widths: tuple[int, int, int], out: int) -> None:
+        super().__init__()
+        half, quarter, eighth = widths
+        self.to_half = nn.Sequential(nn.Conv2d(INPUTS, half, 5, 2, 2), _norm(half), nn.GELU())
+        self.to_quarter = nn.Sequential(nn.Conv2d(half, quarter, 3, 2, 1), _norm(quarter), nn.GELU())
+        self.unit_quarter = ResidualUnit(quarter)
+        self.to_eighth = nn.Sequential(nn.Conv2d(quarter, eighth, 3, 2, 1), _norm(eighth), nn.GELU())
+        self.unit_eighth = ResidualUnit(eighth)
+        self.to_tokens = nn.Conv2d(eighth, out, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        quarter = self.unit_quarter(self.to_quarter(self.to_half(x)))
+        eighth = self.unit_eighth(self.to_eighth(quarter))
+        return quarter, eighth, self.to_tokens(eighth)
+
+
+class RayHead(nn.Module):
+    """Tokens and the stem's maps → points along the pixels' rays, confidences and descriptors."""
+
+    def __init__(self, config: PairNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        dec, wide = config.dec_embed_dim, config.fusion_dim
+        self.from_tokens = nn.Conv2d(config.enc_embed_dim + dec, 2 * wide, 1)
+        self.coarse = ResidualUnit(2 * wide)
+        self.narrow = nn.Conv2d(2 * wide, wide, 1)
+        self.from_eighth = nn.Conv2d(config.stem[2], 2 * wide, 1)
+        self.middle = ResidualUnit(2 * wide)
+        self.from_quarter = nn.Conv2d(config.stem[1], wide, 1)
+        self.fine = nn.Sequential(ResidualUnit(wide), ResidualUnit(wide))
+        self.to_shape = nn.Conv2d(wide, 2 * 16, 1)
+        self.to_local = nn.Conv2d(wide, (config.desc_dim + 1) * 16, 1)
+        self.vote = nn.Sequential(nn.LayerNorm(dec, eps=1e-6), nn.Linear(dec, dec), nn.GELU(), nn.Linear(dec, 10))
+        with torch.no_grad():  # begins with a plane, and with no motion
+            for layer in (self.to_shape, self.vote[-1]):
+                for parameter in layer.parameters():
+                    parameter.zero_()
+
+    def forward(self, encoded: EncodedImages, tokens: Tensor, second: Tensor) -> ViewPrediction:
+        """Args: tokens: (B, N, C) of the decoder. second: (B,) bool, the view is the second of its pair."""
+        rays, quarter, eighth = encoded.maps
+        both = torch.cat([encoded.tokens, tokens], -1).transpose(1, 2).unflatten(-1, encoded.grid)
+        x = self.coarse(self.from_tokens(both))
+        x = self.middle(_double(x) + self.from_eighth(eighth))
+        x = self.fine(_double(self.narrow(x)) + self.from_quarter(quarter))
+        depth, conf = F.pixel_shuffle(self.to_shape(x), 4).unbind(1)
+        local = F.pixel_shuffle(self.to_local(x), 4).permute(0, 2, 3, 1)
+        points = self._points(depth, rays, tokens, encoded.grid, second)
+        desc = to_descriptors(_standardised(local[..., :-1], rays[:, 2]))
+        config = self.config
+        return ViewPrediction(
+            points, to_confidence(conf, config.conf_mode), desc, to_confidence(local[..., -1], config.desc_conf_mode)
+        )
+
+    def _points(self, depth: Tensor, rays: Tensor, tokens: Tensor, grid: tuple[int, int], second: Tensor) -> Tensor:
+        mask, known = rays[:, 2], rays[:, 3, 0, 0]
+        share = F.avg_pool2d(mask[:, None], 16).flatten(1) + 1e-4
+        share = share / share.sum(1, keepdim=True)
+        said = (self.vote(tokens) * share[..., None]).sum(1)
+        zoom = torch.where(known > 0.5, torch.ones_like(known), said[:, 9].exp())
+        z = (LOG_DEPTH * torch.tanh(depth / LOG_DEPTH)).exp()
+        x, y = (rays[:, axis] * zoom[:, None, None] * z for axis in (0, 1))
+        own = torch.stack([x, y, z], -1)
+        inside = mask + 1e-6
+        middle = (own * inside[..., None]).sum((1, 2)) / inside.sum((1, 2))[:, None]
+        turn = _rotation(said[:, :6])
+        reach = middle.norm(dim=-1, keepdim=True)
+        moved = (
+            torch.einsum("bij,bhwj->bhwi", turn, own - middle[:, None, None])
+            + (middle + reach * said[:, 6:9])[:, None, None]
+        )
+        return torch.where(second[:, None, None, None], moved, own)
+
+
+def _standardised(raw: Tensor, mask: Tensor) -> Tensor:
+    """Descriptors (B, H, W, D) less what all of the object has in common, each number with a spread of 1 over it.
+    Without this the first thing that a contrastive loss teaches is to be alike."""
+    share = mask[..., None] + 1e-6
+    share = share / share.sum((1, 2), keepdim=True)
+    centred = raw - (raw * share).sum((1, 2), keepdim=True)
+    spread = (centred.square() * share).sum((1, 2), keepdim=True)
+    return centred * (spread + 1e-4).rsqrt()
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def _rotation(said: Tensor) -> Tensor:
+    """(B, 3, 3) from six numbers, none of them none (Zhou et al., "On the Continuity of Rotation Representations in
+    Neural Networks", CVPR 2019); six zeros are no rotation."""
+    a = said[:, :3] + said.new_tensor([1.0, 0, 0])
+    b = said[:, 3:6] + said.new_tensor([0, 1.0, 0])
+    a = F.normalize(a, dim=-1)
+    b = F.normalize(b - (a * b).sum(-1, keepdim=True) * a, dim=-1)
+    return torch.stack([a, b, torch.linalg.cross(a, b)], -1)
+
+
+class MaskedPairNetwork(PairNetwork):
+    """See the module. Masks and lenses go into `encode`; without them a picture counts as all object, its middle as the
+    principal point."""
+
+    def _build(self, config: PairNetworkConfig) -> None:
+        enc, dec = config.enc_embed_dim, config.dec_embed_dim
+        self.stem = Stem(config.stem, enc)
+        self.enc_blocks = nn.ModuleList(
+            EncoderBlock(enc, config.enc_num_heads, config.mlp_ratio) for _ in range(config.enc_depth)
+        )
+        self.enc_norm = nn.LayerNorm(enc, eps=1e-6)
+        self.decoder_embed = nn.Linear(enc, dec)
+        self.side = nn.Parameter(torch.zeros(2, dec))
+        self.dec_blocks = nn.ModuleList(
+            DecoderBlock(dec, config.dec_num_heads, config.mlp_ratio) for _ in range(config.dec_depth)
+        )
+        self.dec_norm = nn.LayerNorm(dec, eps=1e-6)
+        self.head = RayHead(config)
+        nn.init.normal_(self.side, std=0.5)
+
+    def encode(self, image: Tensor, hints: ViewHints | None = None) -> EncodedImages:
+        self._check_image(image)
+        hints = hints or usual_hints(image)
+        self.images_encoded += len(image)
+        grid = (image.shape[-2] // 16, image.shape[-1] // 16)
+        rays = _ray_maps(hints, image.shape[-2], image.shape[-1], self.device)
+        mask = rays[:, 2:3]
+        colours = (image.to(self.device, torch.float32) - 0.5) / 0.25 * mask
+        x = torch.cat([colours, mask, rays[:, :2], rays[:, 3:]], 1).contiguous(memory_format=torch.channels_last)
+        quarter, eighth, tokens = self.stem(x)
+        tokens = tokens.flatten(2).transpose(1, 2)
+        rotation = self._rotation(patch_positions(*grid, self.device), "enc")
+        for block in self.enc_blocks:
+            tokens = block(tokens, rotation)
+        return EncodedImages(self.enc_norm(tokens), grid, (rays, quarter, eighth))
+
+    def decode(self, a: EncodedImages, b: EncodedImages) -> tuple[list[Tensor], list[Tensor]]:
+        if len(a) != len(b):
+            raise ValueError(f"pairs: {len(a)} first and {len(b)} second pictures; wanted as many of either")
+        rotation_a = self._rotation(a.positions, "dec")
+        if a.grid == b.grid:  # both sides in one batch
+            count = len(a)
+            x = self.decoder_embed(torch.cat([a.tokens, b.tokens])) + self.side.repeat_interleave(count, 0)[:, None]
+            for block in self.dec_blocks:
+                x = block(x, torch.cat([x[count:], x[:count]]), rotation_a, rotation_a)
+            x = self.dec_norm(x)
+            return [a.tokens, x[:count]], [b.tokens, x[count:]]
+        rotation_b = self._rotation(b.positions, "dec")
+        x, y = self.decoder_embed(a.tokens) + self.side[0], self.decoder_embed(b.tokens) + self.side[1]
+        for block in self.dec_blocks:
+            x, y = block(x, y, rotation_a, rotation_b), block(y, x, rotation_b, rotation_a)
+        return [a.tokens, self.dec_norm(x)], [b.tokens, self.dec_norm(y)]
+
+    def _views(self, a: EncodedImages, b: EncodedImages) -> tuple[ViewPrediction, ViewPrediction]:
+        side_a, side_b = self.decode(a, b)
+        first = torch.zeros(len(a), dtype=torch.bool, device=self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            if a.grid == b.grid:
+                views = self.head(
+                    EncodedImages.concatenate(a, b).float(), torch.cat([side_a[-1], side_b[-1]]).float(),
+                    torch.cat([first, ~first]),
+                )  # fmt: skip
+                return views.rows(slice(0, len(a))), views.rows(slice(len(a), None))
+            return self.head(a.float(), side_a[-1].float(), first), self.head(b.float(), side_b[-1].float(), ~first)
+
+
+def usual_hints(image: Tensor) -> ViewHints:
+    """Of pictures (B, 3, H, W) of which nothing is known: all of them object, whole, through a usual lens."""
+    batch, height, width = len(image), image.shape[-2], image.shape[-1]
+    focal = torch.full((batch, 2), USUAL_FOCAL * max(height, width))
+    centre = torch.tensor([[width / 2, height / 2]]).repeat(batch, 1)
+    mask = torch.ones(batch, height, width, dtype=torch.bool)
+    return ViewHints(mask, focal, centre, torch.zeros(batch, dtype=torch.bool))
+
+
+def _ray_maps(hints: ViewHints, height: int, width: int, device: torch.device) -> Tensor:
+    """(B, 4, H, W): directions along x and y, mask, and whether the lens is known."""
+    if tuple(hints.mask.shape[1:]) != (height, width):
+        raise ValueError(f"hints.mask: wanted (B, {height}, {width}), found {tuple(hints.mask.shape)}")
+    focal, centre = (each.to(device, torch.float32) for each in (hints.focal, hints.centre))
+    x = (torch.arange(width, device=device) + 0.5 - centre[:, :1]) / focal[:, :1]
+    y = (torch.arange(height, device=device) + 0.5 - centre[:, 1:]) / focal[:, 1:]
+    size = (len(x), height, width)
+    known = hints.known.to(device, torch.float32)[:, None, None].expand(size)
+    mask = hints.mask.to(device, torch.float32)
+    return torch.stack([x[:, None, :].expand(size), y[:, :, None].expand(size), mask, known], 1)
+
+
+def make_network(config: PairNetworkConfig) -> PairNetwork:
+    """The network that a configuration is of."""
+    return MaskedPairNetwork(config) if config.masked else PairNetwork(config)

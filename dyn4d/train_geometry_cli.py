@@ -1,0 +1,79 @@
+"""What `dyn4d train-geometry` does: weights of a small masked pair network from nothing but dyn4d's own pictures.
+
+Free of torch until it is called; returns the text to print.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from dyn4d.core.errors import InputError
+from dyn4d.core.protocols import Progress
+from dyn4d.training.geometry_config import GeometryTraining
+
+
+@dataclass(frozen=True)
+class GeometryRequest:
+    """What to train and where to write it.
+
+    Attributes:
+        out: the weights, ending in .safetensors. resume: a state to go on from. samples: instead of
+            `training.samples`. minutes: stop after this long. threads: of torch; the weights depend on it in their last
+            bits. device: "auto", "cpu" or "cuda". overwrite: replace weights that are there.
+    """
+
+    out: str
+    resume: str | None = None
+    samples: int | None = None
+    minutes: float | None = None
+    threads: int = 2
+    device: str = "auto"
+    overwrite: bool = False
+    training: GeometryTraining = field(default_factory=GeometryTraining)
+
+
+def train_geometry_files(request: GeometryRequest, progress: Progress) -> str:
+    """Train; returns lines for the terminal. Raises `InputError` where something given cannot be used."""
+    name = "dyn4d train-geometry"
+    out = Path(request.out).expanduser()
+    if out.suffix != ".safetensors":
+        raise InputError(f"{name}: --out {request.out}; wanted a name that ends in .safetensors")
+    if request.threads < 1:
+        raise InputError(f"{name}: --threads {request.threads}; wanted at least 1")
+    if request.minutes is not None and not request.minutes > 0:
+        raise InputError(f"{name}: --minutes {request.minutes:g}; wanted a number above 0")
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; choose another name with --out")
+    unfinished = out.with_suffix(".state")
+    go_on = request.resume is None and unfinished.is_file() and not request.overwrite
+    if request.resume is None and not go_on and out.exists() and not request.overwrite:
+        raise InputError(f"{out} is there already; choose another name, go on with --resume, or give --overwrite")
+    import torch
+
+    from dyn4d.core.protocols import resolve_device
+    from dyn4d.training.geometry import saved_config
+    from dyn4d.training.geometry_run import train_geometry
+
+    device = resolve_device(request.device)
+    state = None if request.resume is None else Path(request.resume).expanduser()
+    if go_on:
+        progress.note(f"{unfinished} is there: going on with it (--overwrite starts anew)")
+        state = unfinished
+    config = request.training
+    if state is not None and config == GeometryTraining():
+        config = saved_config(state)
+    try:
+        config = config if request.samples is None else replace(config, samples=request.samples)
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.threads)
+    try:
+        outcome = train_geometry(config, out, resume=state, minutes=request.minutes, device=device, progress=progress)
+    finally:
+        torch.set_num_threads(before)
+    text = f"{out}\n{out.with_suffix('.jsonl')}"
+    if not outcome.finished:
+        text += f"\nstopped after {outcome.samples} of {config.samples} samples; the same command goes on"
+    return text

@@ -1,0 +1,147 @@
+"""Settings of the training of a small pair network. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ObjectPairs:
+    """How pairs of frames are made. Lengths are pixels of the views unless they are said to be shares."""
+
+    size: int = 192
+    """Side of the square views in pixels, a multiple of 16."""
+    bodies: int = 3000
+    """Bodies that the samples go through, each in many poses, paints and lights."""
+    reuse: int = 12
+    """Samples in a row that are made of one body; more is quicker."""
+    textures: int = 400
+    """Procedural textures that bodies are painted with."""
+    turn: float = 40.0
+    """How far the camera goes around the object between the two frames, at most, in degrees."""
+    focal: tuple[float, float] = (0.7, 2.5)
+    """Focal length over the longest side of the picture."""
+    margin: tuple[float, float] = (0.04, 0.2)
+    """Of the view around the object, on each side, as a share of its box."""
+    scenes: float = 0.15
+    """Share of the samples that are whole rooms without a mask, in which one body moves."""
+    known: float = 0.35
+    """Share of the samples whose intrinsics the network is told."""
+    photometric: float = 0.7
+    """Strength of the changes of light, colour, blur and noise of each frame; 0 = none."""
+    matches: int = 640
+    """Pairs of pixels of each sample that descriptors are trained on."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("size", 32), ("bodies", 1), ("reuse", 1), ("textures", 1), ("matches", 8)):
+            if getattr(self, name) < least:
+                raise ValueError(f"training.data.{name}: {getattr(self, name)}; wanted at least {least}")
+        if self.size % 16:
+            raise ValueError(f"training.data.size: {self.size}; wanted a multiple of 16")
+        for name, least, most in (("focal", 0.3, 20.0), ("margin", 0.0, 1.0)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(
+                    f"training.data.{name}: {low}, {high}; wanted two numbers from {least:g} to {most:g}, the smaller "
+                    "first"
+                )
+        for name, most in (("turn", 90.0), ("scenes", 1.0), ("known", 1.0), ("photometric", 2.0)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"training.data.{name}: {getattr(self, name)}; wanted a number from 0 to {most:g}")
+
+
+@dataclass(frozen=True)
+class NetworkSizes:
+    """Sizes of the network; see `PairNetworkConfig`."""
+
+    stem: tuple[int, int, int] = (24, 48, 96)
+    """Channels of the convolutions at 1/2, 1/4 and 1/8 of the size."""
+    width: int = 256
+    """Of the tokens, in encoder and decoder."""
+    encoder: int = 6
+    """Blocks of the encoder."""
+    decoder: int = 4
+    """Blocks of the decoder, which both sides share."""
+    heads: int = 4
+    """Attention heads."""
+    fusion: int = 48
+    """Channels of the head at 1/4 of the size."""
+    descriptor: int = 24
+    """Numbers in a descriptor."""
+
+    def __post_init__(self) -> None:
+        for name in ("width", "encoder", "decoder", "heads", "fusion", "descriptor"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.network.{name}: {getattr(self, name)}; wanted at least 1")
+        if min(self.stem) < 1:
+            raise ValueError(f"training.network.stem: {self.stem}; wanted numbers from 1")
+        if self.width % (4 * self.heads):
+            raise ValueError(
+                f"training.network.width: {self.width}; wanted a multiple of four times the attention heads"
+            )
+
+
+@dataclass(frozen=True)
+class GeometryTraining:
+    """How a small masked pair network is trained.
+
+    A sample is two frames of an object that moves, looked at in both orders.
+    """
+
+    samples: int = 20_000
+    """Samples in the whole training; the learning rate falls to nothing over them."""
+    seed: int = 0
+    """Of the first weights and of all samples."""
+    batch: int = 4
+    """Samples in a step."""
+    rate: float = 8e-4
+    """Learning rate at its highest."""
+    warmup: int = 800
+    """Samples over which the learning rate rises."""
+    weight_decay: float = 0.05
+    """Of AdamW, for all matrices."""
+    clip: float = 1.0
+    """Longest gradient, all weights together."""
+    average: float = 0.998
+    """Of the moving average of the weights, which is what is shipped: the share that stays at each step."""
+    alpha: float = 0.2
+    """What being sure of a point costs (DUSt3R eq. 4)."""
+    match_weight: float = 0.5
+    """Of the descriptors' loss beside that of the points (MASt3R, from trained points: 0.075)."""
+    temperature: tuple[float, float] = (0.2, 0.05)
+    """Of the descriptors' loss, at first and in the end (MASt3R: 0.05). Descriptors that are still bad learn nothing
+    from a low one but to be alike."""
+    cooling: float = 0.2
+    """Share of the training over which the temperature falls."""
+    evaluate_every: int = 1000
+    """Samples between looks at samples that are never trained on."""
+    held_out: int = 48
+    """How many of those there are."""
+    save_every: float = 300.0
+    """Seconds between checkpoints."""
+    workers: int = 0
+    """Processes that make samples ahead; 0 = they are made between the steps. What they make is the same."""
+    network: NetworkSizes = NetworkSizes()
+    """Sizes of the network."""
+    data: ObjectPairs = ObjectPairs()
+    """How the samples are made."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("batch", 1), ("warmup", 0), ("evaluate_every", 1), ("held_out", 1),
+                            ("workers", 0)):  # fmt: skip
+            if getattr(self, name) < least:
+                raise ValueError(f"training.{name}: {getattr(self, name)}; wanted at least {least}")
+        for name in ("rate", "average"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number between 0 and 1")
+        if not 0 < self.temperature[1] <= self.temperature[0] <= 1:
+            raise ValueError(
+                f"training.temperature: {self.temperature}; wanted two numbers between 0 and 1, the larger first"
+            )
+        if not 0 <= self.cooling <= 1:
+            raise ValueError(f"training.cooling: {self.cooling}; wanted a number from 0 to 1")
+        for name in ("weight_decay", "alpha", "match_weight", "save_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0")
+        if self.clip <= 0:
+            raise ValueError(f"training.clip: {self.clip}; wanted a number above 0")

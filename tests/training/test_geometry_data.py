@@ -1,0 +1,137 @@
+"""Samples for the pair network: places, correspondences and visibility are those of the surfaces that were drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dyn4d.training.geometry import camera_points, matched_pixels, to_batch
+from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
+from dyn4d.training.geometry_data import HELD_OUT, FilmedPair, GeometrySample, SampleSource, body_number, draw_pair
+from dyn4d.training.geometry_run import samples_ahead
+
+SMALL = ObjectPairs(size=64, textures=3, bodies=3, reuse=2, scenes=0.0, matches=64)
+
+
+@pytest.fixture(scope="module", params=[0.0, 1.0], ids=["object", "room"])
+def drawn(request: pytest.FixtureRequest) -> list[tuple[FilmedPair, GeometrySample]]:
+    source = SampleSource(replace(SMALL, scenes=request.param), 5)
+    out = []
+    for index in range(4):
+        filmed = source.filmed(index)
+        sample = draw_pair(np.random.default_rng(index), filmed, source.config)
+        if sample is not None:
+            out.append((filmed, sample))
+    assert len(out) > 1
+    return out
+
+
+def cut(origin: np.ndarray, rays: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Moeller and Trumbore: (R, F) how far along its ray each triangle is cut, inf = not, and (R, F, 2) where."""
+    e1, e2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    p = np.cross(rays[:, None], e2[None])
+    det = (p * e1).sum(-1)
+    safe = np.where(np.abs(det) < 1e-14, np.inf, det)
+    s = origin - corners[:, 0]
+    u = (p * s).sum(-1) / safe
+    q = np.cross(s, e1)
+    v = (rays[:, None] * q).sum(-1) / safe
+    t = (q * e2).sum(-1) / safe
+    hit = (u >= -1e-9) & (v >= -1e-9) & (u + v <= 1 + 1e-9) & (t > 0.02)
+    return np.where(hit, t, np.inf), np.stack([u, v], -1)
+
+
+def rays_of(K: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """(N, 3) directions of planar depth 1 through pixels."""
+    return np.c_[xy, np.ones(len(xy))] @ np.linalg.inv(K).T
+
+
+def test_points_are_the_surface_along_the_pixels_rays(drawn: list[tuple[FilmedPair, GeometrySample]]) -> None:
+    for filmed, sample in drawn:
+        rng = np.random.default_rng(0)
+        for moment in range(2):
+            y, x = np.nonzero(sample.mask[moment])
+            pick = rng.choice(len(y), 12, replace=False)
+            y, x = y[pick], x[pick]
+            corners = filmed.in_camera(moment)[filmed.faces]
+            t, _ = cut(np.zeros(3), rays_of(sample.K[moment], np.stack([x, y], 1) + 0.5), corners)
+            assert np.allclose(sample.depth[moment][y, x], t.min(1), rtol=1e-4)
+            points = camera_points(sample.depth[moment].astype(float), sample.K[moment])[y, x]
+            again = points @ sample.K[moment].T
+            assert np.allclose(again[:, :2] / again[:, 2:], np.stack([x, y], 1) + 0.5, atol=1e-4)
+
+
+def test_correspondences_are_of_one_material_point(drawn: list[tuple[FilmedPair, GeometrySample]]) -> None:
+    checked = hidden = 0
+    for filmed, sample in drawn:
+        rng = np.random.default_rng(1)
+        y, x = np.nonzero(sample.mask[0])
+        pick = rng.choice(len(y), 40, replace=False)
+        y, x = y[pick], x[pick]
+        first, second = (filmed.in_camera(moment)[filmed.faces] for moment in range(2))
+        t, uv = cut(np.zeros(3), rays_of(sample.K[0], np.stack([x, y], 1) + 0.5), first)
+        face = t.argmin(1)
+        u, v = uv[np.arange(len(face)), face].T
+        corners = second[face]
+        there = (
+            corners[:, 0] + u[:, None] * (corners[:, 1] - corners[:, 0]) + v[:, None] * (corners[:, 2] - corners[:, 0])
+        )
+        image = there @ sample.K[1].T
+        at = image[:, :2] / image[:, 2:]
+        size = sample.mask.shape[-1]
+        # Seen: in the picture, and nothing before it on the way from the second camera.
+        front, _ = cut(np.zeros(3), there / there[:, 2:], second)
+        front[np.arange(len(face)), face] = np.inf
+        normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        faces_us = (normal * there).sum(1) < 0
+        seen = (there[:, 2] > 0.02) & (at >= 0).all(1) & (at < size).all(1) & faces_us
+        blocked = front.min(1) < there[:, 2] * (1 - 1e-6)
+        flow = sample.flow[y, x]
+        said = np.isfinite(flow[:, 0])
+        assert (said == (seen & ~blocked)).mean() > 0.97  # a ray along an edge may count with either side
+        both = said & seen & ~blocked
+        assert np.abs(flow[both] - at[both]).max(initial=0) < 2e-3
+        checked, hidden = checked + int(both.sum()), hidden + int((~said).sum())
+    assert checked > 30 and hidden > 5
+
+
+def test_samples_follow_from_seed_and_number_whatever_was_made_before() -> None:
+    plain, other = SampleSource(SMALL, 1), SampleSource(SMALL, 1)
+    other(7)
+    a, b = plain(2), other(2)
+    for name in ("image", "mask", "depth", "K", "flow", "a_from_b"):
+        assert np.array_equal(getattr(a, name), getattr(b, name), equal_nan=name == "flow")
+    assert not np.array_equal(a.image, SampleSource(SMALL, 2)(2).image)
+
+
+def test_bodies_come_back_and_held_out_ones_are_others() -> None:
+    numbers = [body_number(ObjectPairs(bodies=100, reuse=4), index) for index in range(64)]
+    assert len(set(numbers[:8])) == 8 and numbers[:8] == numbers[8:16] and not set(numbers[:8]) & set(numbers[32:])
+    assert body_number(SMALL, HELD_OUT + 5) >= HELD_OUT
+
+
+@pytest.mark.slow
+def test_samples_made_ahead_are_the_same() -> None:
+    config = GeometryTraining(samples=4, batch=2, data=SMALL, workers=2)
+    with samples_ahead(config, 3) as ahead:
+        made = [ahead(index) for index in (3, 4, 5)]
+    for index, sample in zip((3, 4, 5), made):
+        assert np.array_equal(sample.image, SampleSource(SMALL, config.seed)(index).image)
+
+
+def test_a_batch_says_the_same_in_both_orders() -> None:
+    source = SampleSource(SMALL, 4)
+    samples = [source(0), source(1)]
+    batch = to_batch(samples, 64, 0)
+    assert batch.images.shape == (4, 3, 64, 64) and batch.hints.mask.shape == (4, 64, 64)
+    there, back = batch.there.points_b_in_a[0].numpy(), batch.back.points_a[0].numpy()
+    mask, pose = samples[0].mask[1], samples[0].a_from_b
+    assert np.allclose(there[mask], back[mask] @ pose[:3, :3].T + pose[:3, 3], atol=1e-4)
+    xy_a, xy_b = batch.matches.xy_a[0].numpy(), batch.matches.xy_b[0].numpy()
+    valid = batch.matches.valid[0].numpy()
+    assert valid.any() and samples[0].mask[0][xy_a[valid, 1], xy_a[valid, 0]].all()
+    assert samples[0].mask[1][xy_b[valid, 1], xy_b[valid, 0]].all()
+    _, _, at = matched_pixels(samples[0], 10_000, np.random.default_rng(0))
+    assert len(np.unique(at, axis=0)) == len(at)

@@ -1,0 +1,215 @@
+"""The training of a small masked pair network: it learns, goes on where it was stopped to the last bit, stops in
+time, and its command says no in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dyn4d import cli
+from dyn4d.core.errors import InputError, RunError
+from dyn4d.geometry.weights import load_pair_network
+from dyn4d.io.checkpoint import load_tensors
+from dyn4d.training import geometry_run
+from dyn4d.training.geometry import GeometryTrainer, geometry_losses, predict, saved_config, to_batch
+from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
+from dyn4d.training.geometry_data import GeometrySample, SampleSource
+from dyn4d.training.geometry_eval import depth_errors, evaluate, flat_errors
+from dyn4d.training.geometry_run import GeometryFiles, train_geometry
+
+TINY = GeometryTraining(
+    samples=12, batch=2, warmup=4, evaluate_every=6, held_out=2,
+    network=NetworkSizes(stem=(8, 8, 16), width=32, encoder=1, decoder=1, heads=2, fusion=8, descriptor=8),
+    data=ObjectPairs(size=32, bodies=2, reuse=2, textures=2, scenes=0.2, matches=32),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=1)
+def some_samples() -> list[GeometrySample]:
+    source = SampleSource(replace(TINY.data, size=64, scenes=0.0), 9)
+    return [source(index) for index in range(4)]
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    one, two = load_tensors(a, None).tensors, load_tensors(b, None).tensors
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_it_learns_the_samples_that_it_sees() -> None:
+    config = replace(TINY, samples=400, batch=2, rate=3e-3, warmup=10, average=0.9,
+                     data=replace(TINY.data, size=64, scenes=0.0))  # fmt: skip
+    trainer = GeometryTrainer(config, lambda index: some_samples()[index % 2])
+    first = evaluate(trainer.averaged(), some_samples()[:2])
+    assert math.isclose(first["depth"], first["flat"], rel_tol=1e-4)  # begins with a plane
+    begin = end = trainer.train_step()
+    for _ in range(40):
+        end = trainer.train_step()
+    last = evaluate(trainer.averaged(), some_samples()[:2])
+    assert last["depth"] < 0.85 * first["flat"] and last["other"] < 0.85 * first["other"]
+    assert end["matches"] < 0.8 * begin["matches"]
+
+
+def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
+    whole = train_geometry(TINY, tmp_path / "whole.safetensors")
+    assert whole.finished and whole.samples == 12 and not GeometryFiles(tmp_path / "whole.safetensors").state.exists()
+    part = tmp_path / "part.safetensors"
+    calls = 0
+    while not (outcome := train_geometry(
+        TINY, part, resume=GeometryFiles(part).state if calls else None, minutes=1e-6
+    )).finished:  # fmt: skip
+        calls += 1
+        assert outcome.samples == 2 * calls
+        assert saved_config(GeometryFiles(part).state) == TINY
+    assert calls == 5 and same_tensors(part, tmp_path / "whole.safetensors")
+    logs = [[json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+            for name in ("whole", "part")]  # fmt: skip
+    for a, b in zip(*logs, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    assert [line["samples"] for line in logs[0] if "evaluation" in line] == [0, 6, 12]
+
+
+def test_weights_are_loaded_and_say_what_they_were_measured_at(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    train_geometry(replace(TINY, samples=2), file)
+    network = load_pair_network(file)
+    assert network.config.masked and network.config.img_size == (32, 32)
+    head = load_tensors(file, None).config
+    assert head["samples"] == 2 and "Apache-2.0" in head["licence"] and head["metrics"]["flat"] > 0
+    said = network.predict_pair(torch.rand(1, 3, 48, 64), torch.rand(1, 3, 48, 64))
+    assert bool(torch.isfinite(said.points_b_in_a).all())
+
+
+def test_states_of_other_trainings_are_refused(tmp_path: Path) -> None:
+    trainer = GeometryTrainer(TINY, SampleSource(TINY.data, TINY.seed))
+    trainer.train_step()
+    trainer.save(tmp_path / "a.state")
+    longer = GeometryTrainer(replace(TINY, samples=40, workers=1), None)
+    longer.resume(tmp_path / "a.state")  # what may change on the way
+    assert longer.step == 1 and all(
+        torch.equal(a, b) for a, b in zip(trainer.average.values(), longer.average.values())
+    )
+    with pytest.raises(InputError, match="another rate"):
+        GeometryTrainer(replace(TINY, rate=0.5), None).resume(tmp_path / "a.state")
+    with pytest.raises(InputError, match="format"):
+        trainer.save_weights(tmp_path / "w.safetensors")
+        longer.resume(tmp_path / "w.safetensors")
+
+
+def test_ctrl_c_saves_what_was_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    plain = GeometryTrainer.train_step
+
+    def step(self: GeometryTrainer) -> dict[str, float]:
+        steps.append(self.step)
+        if len(steps) == 2:
+            asked.append(2)
+        return plain(self)
+
+    asked: list[int] = []
+    monkeypatch.setattr(GeometryTrainer, "train_step", step)
+    monkeypatch.setattr(geometry_run, "stop_between_steps", lambda: _Asked(asked))
+    with pytest.raises(KeyboardInterrupt):
+        train_geometry(TINY, tmp_path / "w.safetensors")
+    assert load_tensors(tmp_path / "w.state", None).config["step"] == 2 and (tmp_path / "w.safetensors").is_file()
+
+
+class _Asked:
+    def __init__(self, asked: list[int]) -> None:
+        self.asked = asked
+
+    def __enter__(self) -> list[int]:
+        return self.asked
+
+    def __exit__(self, *args: object) -> None: ...
+
+
+def test_a_loss_that_is_no_number_stops_it() -> None:
+    trainer = GeometryTrainer(TINY, SampleSource(TINY.data, TINY.seed))
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(math.nan)
+    with pytest.raises(RunError, match="broke down at step 0"):
+        trainer.train_step()
+
+
+def test_the_background_has_no_gradient_and_no_say() -> None:
+    """A frame's loss is the same whatever stands around the object."""
+    config = replace(TINY, data=replace(TINY.data, size=64))
+    network = GeometryTrainer(config, None).network
+    samples = some_samples()[:2]
+    noise = np.random.default_rng(0)
+    noisy = [
+        replace(s, image=np.where(s.mask[..., None], s.image, noise.integers(0, 255, s.image.shape)).astype(np.uint8))
+        for s in samples
+    ]
+    losses = []
+    for some in (samples, noisy):
+        batch = to_batch(some, 32, 0)
+        losses.append(geometry_losses(predict(network, batch), batch, config, 0.1))
+    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
+
+
+def test_depth_errors_are_after_one_scale() -> None:
+    truth = torch.tensor([1.0, 2.0, 4.0])
+    assert float(depth_errors(3 * truth, truth).max()) < 1e-6
+    assert torch.allclose(flat_errors(truth), torch.tensor([1.0, 0.0, 0.5]))
+
+
+def test_the_rate_rises_and_falls() -> None:
+    trainer = GeometryTrainer(replace(TINY, samples=100, warmup=10, rate=0.01, batch=5, temperature=(0.2, 0.05),
+                                      cooling=0.5), None)  # fmt: skip
+    assert math.isclose(trainer.rate(), 0.005) and math.isclose(trainer.temperature(), 0.2)
+    trainer.samples = 50
+    assert math.isclose(trainer.rate(), 0.005) and math.isclose(trainer.temperature(), 0.05)
+    trainer.samples = 100
+    assert trainer.rate() < 1e-9 and trainer.done
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--out is missing"),
+        (("--out", "a.pth"), "ends in .safetensors"),
+        (("--out", "a.safetensors", "--minutes", "0"), "--minutes 0"),
+        (("--out", "a.safetensors", "--threads", "0"), "--threads 0"),
+        (("--out", "a.safetensors", "--samples", "0"), "training.samples: 0"),
+        (("--out", "a.safetensors", "--training.data.size", "100"), "training.data.size: 100"),
+        (("--out", "a.safetensors", "--training.network.width", "30"), "training.network.width: 30"),
+        (("--out", "a.safetensors", "--resume", "none.state"), "none.state"),
+    ],
+)
+def test_the_command_says_no_in_one_line(
+    words: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train-geometry", *words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_goes_on_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "w.safetensors"
+    words = ["train-geometry", "--out", str(out), "--threads", "1", "--device", "cpu"]
+    train_geometry(TINY, out, minutes=1e-6)
+    assert cli.main([*words, "--minutes", "0.0001"]) == 0
+    assert "stopped after 4 of 12 samples" in capsys.readouterr().out
+    assert cli.main([*words, "--samples", "6"]) == 0
+    assert "stopped" not in capsys.readouterr().out and not out.with_suffix(".state").exists()
+    assert cli.main(words) == 2 and "is there already" in capsys.readouterr().err
