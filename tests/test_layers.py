@@ -40,7 +40,7 @@ def group(module: str) -> str:
     return parts[1] if parts[1] in LAYERS else "top"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def imports(path: Path) -> list[str]:
     """All modules that a file names in import statements, also inside functions and for type checkers only."""
     package = ["dyn4d", *path.relative_to(ROOT).parent.parts]
