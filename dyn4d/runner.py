@@ -229,6 +229,8 @@ def execute(
             if not (goes_on and before and before.get("complete")):
                 _work(planned, config, run, state, progress, goes_on=goes_on)
             _commit(stage, config, run)
+        elif partial.exists():  # killed between the last rename and the removal of what was replaced
+            shutil.rmtree(partial)
         if stage.finish is not None:
             stage.finish(run, config, state)
     except BaseException as error:

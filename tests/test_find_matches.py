@@ -49,7 +49,7 @@ def found_with(
 
 
 def test_a_pair_network_takes_its_options_and_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = SimpleNamespace(notes=("weights: their terms", "one decoder"))
+    network = SimpleNamespace(notes=("weights: their terms", "one decoder"), config=SimpleNamespace(masked=False))
     monkeypatch.setattr("dyn4d.geometry.weights.load_pair_network", lambda *_: network)
     pairs = PairConfig(size=224, subsample=4)
     config = Config(

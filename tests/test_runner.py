@@ -153,7 +153,7 @@ def run_until_killed(root: Path, settings: dict[str, Any], lives: int, *, overwr
 
 
 def test_killed_at_any_change_of_the_disk_it_goes_on(tmp_path: Path, expected: dict[str, str]) -> None:
-    for lives in range(0, 1000, 3):
+    for lives in range(1000):
         root = tmp_path / str(lives) / "run"
         root.parent.mkdir()
         killed = run_until_killed(root, fake.config(), lives)
@@ -170,7 +170,7 @@ def test_killed_while_overwriting_old_or_new_is_whole(tmp_path: Path, expected: 
     fake.run_fake(tmp_path / "old" / "run", fake.config())
     fake.run_fake(tmp_path / "new" / "run", fake.config(second=7))
     wanted = results(tmp_path / "new" / "run")
-    for lives in range(0, 1000, 3):
+    for lives in range(1000):
         root = tmp_path / str(lives) / "run"
         shutil.copytree(tmp_path / "old" / "run", root)
         killed = run_until_killed(root, fake.config(second=7), lives, overwrite=True)
