@@ -109,7 +109,7 @@ def table(rows: list[dict[str, Any]], found: list[dict[str, float]]) -> str:
                      f"{ratio['memory']:.2f} | {ratio['disk']:.2f} |")  # fmt: skip
     if others:
         worst = {k: max((r[k] for r in others), key=lambda v: abs(math.log(v))) for k in ("seconds", "memory", "disk")}
-        lines.append(f"| {len(others)} more, the worst of them | | | | {worst['seconds']:.2f} | {worst['memory']:.2f} | "
+        lines.append(f"| {len(others)} more, the worst | | | | {worst['seconds']:.2f} | {worst['memory']:.2f} | "
                      f"{worst['disk']:.2f} |")  # fmt: skip
     return "\n".join(lines)
 
