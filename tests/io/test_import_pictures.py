@@ -194,6 +194,9 @@ def test_what_fits_nothing_lists_what_was_looked_for(tmp_path):
     with pytest.raises(InputError, match=r"does not fit --format tum: wanted rgb\.txt"):
         find_format(tmp_path / "empty", "tum")
     save(tmp_path / "clip/rgb/0.png", picture())
+    save(tmp_path / "clip/mask_sheet.png", picture())  # of dyn4d mask: no picture of the video
+    with pytest.raises(InputError, match=r"is a clip already \(it has rgb\)"):
+        find_format(tmp_path / "clip")
     write_json(tmp_path / "clip/cameras.json", {})
     with pytest.raises(InputError, match="is a clip already"):
         find_format(tmp_path / "clip")

@@ -104,9 +104,9 @@ def find_format(source: Path, name: str = "auto") -> str:
             raise InputError(f"{source} does not fit --format {name}: wanted {FORMATS[name].wants}")
         return name
     found = next((key for key, kind in FORMATS.items() if kind.fits(source)), None)
-    own = source / "cameras.json"
-    if found in (None, "images", "video") and source.is_dir() and own.is_file():
-        raise InputError(f"{source} is a clip already (it has cameras.json): dyn4d check {source}")
+    own = [part for part in ("cameras.json", "rgb") if (source / part).exists()]
+    if found in (None, "images", "video") and source.is_dir() and own:
+        raise InputError(f"{source} is a clip already (it has {own[0]}): dyn4d check {source}")
     if found is None:
         wanted = "; ".join(f"{key}: {kind.wants}" for key, kind in FORMATS.items())
         raise InputError(f"{source} is of no format that is known; looked for {wanted}")
