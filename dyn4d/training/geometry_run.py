@@ -20,25 +20,10 @@ from dyn4d.training.geometry import GeometryTrainer
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
 from dyn4d.training.geometry_data import HELD_OUT, GeometrySample, SampleSource
 from dyn4d.training.geometry_eval import evaluate
-from dyn4d.training.loop import log_until, short, stop_between_steps, write_log
+from dyn4d.training.loop import TrainingFiles, log_until, short, stop_between_steps, write_log
 
 OTHER_SEED = 1_000_003  # held-out samples have bodies and textures that no training with a usual seed meets
 AHEAD = 3  # batches
-
-
-@dataclass(frozen=True)
-class GeometryFiles:
-    """Where a training writes: the weights, its log (a line of JSON a step), and its state, removed at the end."""
-
-    weights: Path
-
-    @property
-    def log(self) -> Path:
-        return self.weights.with_suffix(".jsonl")
-
-    @property
-    def state(self) -> Path:
-        return self.weights.with_suffix(".state")
 
 
 @dataclass(frozen=True)
@@ -65,7 +50,7 @@ def train_geometry(
             was done and the state written; give it as `resume` to go on.
     """
     begin = saved = time.monotonic()
-    progress, files = progress or SilentProgress(), GeometryFiles(out)
+    progress, files = progress or SilentProgress(), TrainingFiles(out)
     trainer = GeometryTrainer(config, None, device)
     lines: list[str] = []
     if resume is not None:

@@ -1,4 +1,4 @@
-"""What all trainings share: Ctrl-C between steps, and a log of a line a step."""
+"""What all trainings share: their files, Ctrl-C between steps, and a log of a line a step."""
 
 from __future__ import annotations
 
@@ -7,9 +7,25 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dyn4d.io.atomic import atomic_path
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a training writes: the weights, its log (a line of JSON a step), and its state, removed at the end."""
+
+    weights: Path
+
+    @property
+    def log(self) -> Path:
+        return self.weights.with_suffix(".jsonl")
+
+    @property
+    def state(self) -> Path:
+        return self.weights.with_suffix(".state")
 
 
 @contextmanager

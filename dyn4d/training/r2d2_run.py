@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.matching.r2d2_network import R2D2Network
 from dyn4d.matching.r2d2_weights import save_r2d2
 from dyn4d.training.config import MatcherTraining
-from dyn4d.training.loop import log_until, short, stop_between_steps, write_log
+from dyn4d.training.loop import TrainingFiles, log_until, short, stop_between_steps, write_log
 from dyn4d.training.r2d2 import MatcherTrainer
 from dyn4d.training.r2d2_data import PairSource
-
-
-@dataclass(frozen=True)
-class TrainingFiles:
-    """Where a training writes: the weights, its log (a line of JSON a step), and its state, removed at the end."""
-
-    weights: Path
-
-    @property
-    def log(self) -> Path:
-        return self.weights.with_suffix(".jsonl")
-
-    @property
-    def state(self) -> Path:
-        return self.weights.with_suffix(".state")
 
 
 def train_matcher(

@@ -23,7 +23,8 @@ from dyn4d.training.geometry import GeometryTrainer, geometry_losses, predict, s
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample, SampleSource
 from dyn4d.training.geometry_eval import depth_errors, evaluate, flat_errors
-from dyn4d.training.geometry_run import GeometryFiles, train_geometry
+from dyn4d.training.geometry_run import train_geometry
+from dyn4d.training.loop import TrainingFiles
 
 TINY = GeometryTraining(
     samples=12, batch=2, warmup=4, evaluate_every=6, held_out=2,
@@ -65,15 +66,15 @@ def test_it_learns_the_samples_that_it_sees() -> None:
 
 def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
     whole = train_geometry(TINY, tmp_path / "whole.safetensors")
-    assert whole.finished and whole.samples == 12 and not GeometryFiles(tmp_path / "whole.safetensors").state.exists()
+    assert whole.finished and whole.samples == 12 and not TrainingFiles(tmp_path / "whole.safetensors").state.exists()
     part = tmp_path / "part.safetensors"
     calls = 0
     while not (outcome := train_geometry(
-        TINY, part, resume=GeometryFiles(part).state if calls else None, minutes=1e-6
+        TINY, part, resume=TrainingFiles(part).state if calls else None, minutes=1e-6
     )).finished:  # fmt: skip
         calls += 1
         assert outcome.samples == 2 * calls
-        assert saved_config(GeometryFiles(part).state) == TINY
+        assert saved_config(TrainingFiles(part).state) == TINY
     assert calls == 5 and same_tensors(part, tmp_path / "whole.safetensors")
     logs = [[json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
             for name in ("whole", "part")]  # fmt: skip
