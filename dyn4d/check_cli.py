@@ -101,7 +101,7 @@ def check(request: CheckRequest, progress: Any, say: Callable[[str], None]) -> S
     Raises:
         InputError: the clip cannot be opened (the JSON then says so too).
     """
-    from dyn4d.io.check import Finding, inspect_clip
+    from dyn4d.io.check import Finding, by_severity, inspect_clip
     from dyn4d.io.clips import load_clip
 
     try:
@@ -109,7 +109,7 @@ def check(request: CheckRequest, progress: Any, say: Callable[[str], None]) -> S
     except InputError as error:
         _give(as_json(None, request.clip, [Finding("error", str(error), kind="unreadable")]), request.json, say)
         raise
-    findings = inspect_clip(clip, progress)
+    findings = by_severity([*inspect_clip(clip, progress), *_about_geometry(clip)])
     _give(as_json(clip, str(clip.source), findings), request.json, say)
     if request.json != "-":
         warnings = sum(f.severity == "warning" for f in findings)
@@ -118,6 +118,21 @@ def check(request: CheckRequest, progress: Any, say: Callable[[str], None]) -> S
         head = f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels; {count}"
         say(f"{head}\n{findings_table(findings)}")
     return findings
+
+
+def _about_geometry(clip: Clip) -> list[Finding]:
+    """That nothing in the clip tells how far away things are, if so: then it takes more than the clip to run it."""
+    from dyn4d.io.check import Finding
+    from dyn4d.io.pointmaps import find_pointmaps
+
+    if clip.depth is not None or find_pointmaps(clip.source) is not None:
+        return []
+    return [Finding(
+        "warning", "no depth maps and no pointmaps", kind="geometry",
+        consequence="dyn4d run refuses the clip unless it is told where geometry comes from",
+        remedy="add depth/ and cameras.json with K, or run with --geometry.weights FILE (a MASt3R or DUSt3R network) "
+        "or --geometry.pointmaps PATH (what another estimator left)",
+    )]  # fmt: skip
 
 
 def _plural(word: str, count: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from dyn4d.check_cli import CheckRequest, check
 from dyn4d.core.types import Clip, Timeline
 from dyn4d.io.check import Finding, inspect_clip
 from dyn4d.io.clips import load_clip
@@ -255,3 +257,14 @@ def test_one_frame_can_be_looked_at(clean: Clip, tmp_path: Path) -> None:
     one = replace(clean, images=clean.images[:1], masks=clean.masks[:1], depth=None, frames=np.arange(1),
                   cameras=clean.cameras[rows], timeline=Timeline(np.zeros(1), np.zeros(1), ("0",)))  # fmt: skip
     assert kinds(inspect_clip(one)).keys() == {"one frame"}
+
+
+def test_a_clip_that_needs_weights_or_maps_to_run_is_told_so(tmp_path: Path) -> None:
+    scene = write_scene(build_scene("creature", frames=3, size=64), tmp_path, truth=False)
+    said: list[str] = []
+    assert all(f.kind != "geometry" for f in check(CheckRequest(str(scene.clip)), None, said.append))
+    shutil.rmtree(scene.clip / "depth")
+    (scene.clip / "cameras.json").unlink()
+    found = [f for f in check(CheckRequest(str(scene.clip)), None, said.append) if f.kind == "geometry"]
+    assert [f.severity for f in found] == ["warning"] and "--geometry.weights" in found[0].remedy
+    assert "no depth maps" not in said[0] and "no depth maps" in said[1]
