@@ -140,6 +140,7 @@ def demo_command(name: str, words: Sequence[str]) -> None:
     default = DemoArgs(options=_preset_of(words, "quick"))
     args = parse(DemoArgs, name, words, default)
     from dyn4d.demo import make_demo_clip
+    from dyn4d.estimate_cli import announce
     from dyn4d.pipeline import run_all, run_eval
 
     run, progress = RunFolder(args.out), _progress(args)
@@ -147,9 +148,12 @@ def demo_command(name: str, words: Sequence[str]) -> None:
         run, scene=args.scene, background=args.backdrop, frames=args.length, size=args.size,
         overwrite=args.overwrite, progress=progress,
     )  # fmt: skip
-    run_all(
-        with_clip(args.options, folders.clip), run, overwrite=args.overwrite, progress=progress, allow=folders.names
-    )  # fmt: skip
+    config = with_clip(args.options, folders.clip)
+
+    def begin() -> None:  # forced: what would make it fit are options of a run
+        announce(config, args.out, overwrite=args.overwrite, force=True, say=progress.note)
+
+    run_all(config, run, overwrite=args.overwrite, progress=progress, allow=folders.names, before=begin)
     if not run.eval.is_file():
         run_eval(run, folders.truth, progress=progress)
     if not args.quiet:
@@ -217,13 +221,13 @@ def mask_command(name: str, words: Sequence[str]) -> None:
     from dyn4d.mask_cli import MaskRequest, make_masks
 
     request = MaskRequest(**{f.name: getattr(args, f.name) for f in fields(MaskRequest)})
+    if request.makes or not args.edit:
+        _say(make_masks(request, _progress(args)), args)
     if args.edit:
         from dyn4d.mask_edit import edit_masks
 
         edit_masks(request, port=args.port, browser=args.browser, say=lambda text: print(text, flush=True),
                    progress=_progress(args))  # fmt: skip
-        return
-    _say(make_masks(request, _progress(args)), args)
 
 
 def ply_command(name: str, words: Sequence[str]) -> None:

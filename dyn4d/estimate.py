@@ -14,6 +14,7 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.memory import free_memory
 from dyn4d.core.usage import peak_bytes
 from dyn4d.costs import STAGES, StageCost, stage_costs
+from dyn4d.gaussians.config import MOST_POINTS
 from dyn4d.geometry.sources import choose_source
 from dyn4d.network_cost import network_cost
 from dyn4d.pipeline import STAGES as PIPELINE
@@ -113,6 +114,9 @@ def make_estimate(
         notes.append("reading and aligning the maps is not counted")
     if "flow" not in config.matching.matcher or config.matching.flow == "raft":
         notes.append("the network that matches is not counted")
+    most = min(int(work.points), MOST_POINTS)
+    if config.gaussians.initial > most:
+        notes.append(f"gaussians.initial: {config.gaussians.initial:,} asked for, there are about {most:,} points")
     if device.type != "cpu":
         notes.append(f"costs were fitted on processors; on {device} they are scaled by its own speed, and less sure")
     speed = machine_speed(device, fresh=fresh)

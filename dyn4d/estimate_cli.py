@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dyn4d.config import Config
 from dyn4d.core.errors import Dyn4DError
+from dyn4d.core.listing import counted
 
 if TYPE_CHECKING:
     from dyn4d.estimate import Estimate
@@ -26,9 +27,10 @@ def duration(seconds: float) -> str:
 def about(estimate: Estimate) -> str:
     """One line: what there is to do."""
     size, work = estimate.size, estimate.work
-    frames = f"{size.frames} frames" if size.frames == size.all_frames else f"{size.frames} of {size.all_frames} frames"
+    used = "" if size.frames == size.all_frames else f"{size.frames} of "
+    pairs = "1 pair" if work.pairs == 1 else f"{work.pairs} pairs"
     return (
-        f"{frames}, {size.width} x {size.height} pixels; {work.pairs} pairs of frames, "
+        f"{used}{counted(size.all_frames, 'frame')}, {size.width} x {size.height} pixels; {pairs} of frames, "
         f"{_rough(work.points)} points, {_rough(work.gaussians_end)} Gaussians"
     )
 
@@ -63,7 +65,8 @@ def table(estimate: Estimate) -> str:
     total = (duration(estimate.seconds), size_words(estimate.memory), size_words(estimate.disk))
     lines.append(f"{'in all':10s}  {total[0]:>8s}  {total[1]:>8s}  {total[2]:>8s}")
     there = "not known" if estimate.memory_there is None else size_words(estimate.memory_there)
-    lines += ["", f"here: {estimate.threads} threads, memory {there}, disk {size_words(estimate.disk_there)} free"]
+    threads, disk = counted(estimate.threads, "thread"), size_words(estimate.disk_there)
+    lines += ["", f"here: {threads}, memory {there}, disk {disk} free"]
     return "\n".join([*lines, *(f"note: {note}" for note in estimate.notes)])
 
 

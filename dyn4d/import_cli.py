@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import counted
 
 if TYPE_CHECKING:
     from dyn4d.cli_args import ImportArgs
@@ -58,27 +59,26 @@ def _refuse_to_replace(source: Path, out: Path, overwrite: bool) -> None:
 
 
 def _lines(clip: WrittenClip, name: str) -> list[str]:
-    parts = [f"{clip.frames} frames, {clip.width} x {clip.height}"]
+    parts = [f"{counted(clip.frames, 'frame')}, {clip.width} x {clip.height}"]
     parts.append("masks" if clip.masks else "no masks")
     parts.append("depth" if clip.depth else "no depth")
     if clip.intrinsics:
         parts.append(f"poses of {clip.poses}" if clip.poses else "intrinsics, no poses")
     else:
         parts.append("no cameras")
-    views = [
-        f"  {clip.views} held-out views in {clip.folder / 'truth'}: dyn4d eval RUN --truth {clip.folder / 'truth'}"
-    ]
+    truth = clip.folder / "truth"
+    views = [f"  {counted(clip.views, 'held-out view')} in {truth}: dyn4d eval RUN --truth {truth}"]
     notes = [f"  {note}" for note in clip.notes]
     return [f"{clip.folder}  ({name}: {', '.join(parts)})", *notes, *(views if clip.views else []), *_next(clip)]
 
 
 def _next(clip: WrittenClip) -> list[str]:
     """What to do now."""
-    out = []
-    if not clip.depth:
-        out.append("  no depth: dyn4d run needs --geometry.weights, or maps of another estimator (docs/geometry.md)")
     if not clip.masks:
-        out.append(f"next: dyn4d mask {clip.folder} --box X0 Y0 X1 Y1 --out {clip.folder}   (there are no masks yet)")
-    else:
-        out.append(f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}")
-    return out
+        return [f"next: dyn4d mask {clip.folder} --box X0 Y0 X1 Y1   (there are no masks yet)"]
+    if clip.depth:
+        return [f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}"]
+    return [
+        f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder} --geometry.weights FILE   (there is no depth: "
+        "it takes a network's weights, or maps of another estimator; docs/geometry.md)"
+    ]

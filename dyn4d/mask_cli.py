@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dyn4d import __version__
 from dyn4d.core.errors import InputError
-from dyn4d.core.listing import listed
+from dyn4d.core.listing import counted, listed
 from dyn4d.core.protocols import Progress
 from dyn4d.segmentation.config import MaskConfig
 
@@ -56,6 +56,12 @@ class MaskRequest:
     device: str = "auto"
     overwrite: bool = False
     options: MaskConfig = field(default_factory=MaskConfig)
+
+    @property
+    def makes(self) -> bool:
+        """Does it say how to make masks, or only of which clip they are?"""
+        bare = MaskRequest(self.clip, self.out, overwrite=self.overwrite, options=self.options)
+        return self != bare
 
 
 @dataclass(frozen=True)
@@ -132,11 +138,14 @@ def write_masks(made: Made, clip: Clip, folder: MaskFolder, least: float, begin:
 def _summary(folder: MaskFolder, record: dict[str, Any]) -> str:
     rows, doubtful = record["frames"], record["doubtful"]
     scores = sorted(row["score"] for row in rows)
-    lines = [f"{len(rows)} masks by {record['method']}; score {scores[0]:.2f} to {scores[-1]:.2f}, middle "
+    lines = [f"{counted(len(rows), 'mask')} by {record['method']}; score {scores[0]:.2f} to {scores[-1]:.2f}, middle "
              f"{scores[len(scores) // 2]:.2f}"]  # fmt: skip
     lines += [f"warning: {warning}" for warning in record["warnings"]]
-    if doubtful:
-        lines.append(f"look at {folder.sheet} and correct with dyn4d mask {record['clip']} --out {folder.root} --edit")
+    elsewhere = "" if folder.root == Path(record["clip"]) else f" --out {folder.root}"
+    if record.get("prompts"):
+        lines.append("look at the sheet: scores tell how well the first mask was carried on, not whether it is right")
+    if record.get("prompts") or doubtful:
+        lines.append(f"to correct: dyn4d mask {record['clip']}{elsewhere} --edit")
     return "\n".join([*lines, f"  {folder.masks}", f"  {folder.record}", f"  {folder.sheet}"])
 
 
@@ -159,7 +168,7 @@ def write_sheet(clip: Clip, folder: MaskFolder, record: dict[str, Any]) -> None:
 
     rows, least = record["frames"], record["min_score"]
     groups = []
-    for frames in chosen_frames([row["score"] for row in rows], least):
+    for frames in chosen_frames([row["score"] for row in rows], least, record["keys"]):
         groups.append([Tile(rows[i]["name"], clip.images[i], folder.read(i), rows[i]["score"],
                             rows[i]["score"] < least, rows[i]["key"]) for i in frames])  # fmt: skip
     title = f"{clip.name}: {len(rows)} masks by {record['method']}, {len(record['doubtful'])} below {least:g}"

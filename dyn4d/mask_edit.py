@@ -13,7 +13,6 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -250,9 +249,6 @@ def edit_masks(
     request: MaskRequest, *, port: int, browser: bool, say: Callable[[str], None], progress: Progress
 ) -> None:
     """Serve the page until Ctrl-C. Raises `InputError` where there are no masks to correct."""
-    given = replace(request, clip="", out=None, options=MaskConfig())
-    if given != MaskRequest(clip=""):
-        raise InputError("dyn4d mask --edit corrects masks that are there; make them first, without --edit")
     clip = open_clip(request.clip)
     session = Session(clip, mask_folder(clip, request.clip, request.out), request.options)
     with contextlib.suppress(KeyboardInterrupt), MaskServer(session, port, progress) as server:

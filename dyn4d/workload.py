@@ -15,7 +15,7 @@ import numpy as np
 from dyn4d.config import Config
 from dyn4d.core.types import Clip
 from dyn4d.core.usage import busy_seconds
-from dyn4d.gaussians.config import GaussiansConfig
+from dyn4d.gaussians.config import MOST_POINTS, GaussiansConfig
 from dyn4d.matching.config import MatchingConfig
 from dyn4d.matching.pairs import SceneGraph, pair_graph
 from dyn4d.matching.windows import MARGIN as FLOW_MARGIN
@@ -165,7 +165,7 @@ def count_work(size: ClipSize, config: Config, source: str, *, poses_given: bool
     margin = 2 * config.gaussians.margin
     points = size.frames * size.present * (size.with_depth if source == "rgbd" else size.inside)
     pairs = _pairs(size.frames, config.matching, size.present)
-    initial = min(config.gaussians.initial * FILLED, max(points, 1.0))
+    initial = min(config.gaussians.initial * FILLED, max(points, 1.0), MOST_POINTS)
     mean, end = growth(config.gaussians, initial)
     drawn, painted = _pictures(config, size.all_frames)
     network = 0

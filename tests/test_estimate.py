@@ -155,6 +155,8 @@ def test_estimate_prints_a_table_and_writes_nothing(
     assert all(stage in out for stage in (*STAGES, "in all", "memory", "disk")) and err == ""
     assert "6 frames, 64 x 64 pixels" in out
     assert not list((tmp_path / "here").iterdir())
+    assert cli.main(["run", str(clip), "--estimate", "--gaussians.initial", "9000000"]) == 0
+    assert "gaussians.initial: 9,000,000 asked for, there are about" in capsys.readouterr().out
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_begins(

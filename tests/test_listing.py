@@ -1,6 +1,6 @@
 """Lists of names in lines for the user."""
 
-from dyn4d.core.listing import listed, tensor_list
+from dyn4d.core.listing import counted, listed, tensor_list
 
 
 def test_the_first_names_and_whether_there_are_more() -> None:
@@ -9,6 +9,7 @@ def test_the_first_names_and_whether_there_are_more() -> None:
     assert listed(str(i) for i in range(9)).endswith("7, …")
 
 
-def test_tensors_are_counted() -> None:
+def test_things_and_tensors_are_counted() -> None:
+    assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
     assert tensor_list(["w"]) == "1 tensor (w)"
     assert tensor_list(list("abcde")) == "5 tensors (a, b, c, d, …)"

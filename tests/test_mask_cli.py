@@ -15,6 +15,7 @@ from dyn4d.io import load_clip
 from dyn4d.io.images import read_mask, write_png
 from dyn4d.io.rle import encode_rle
 from dyn4d.io.video import write_mp4
+from dyn4d.mask_cli import MaskRequest
 
 
 def make_clip(folder: Path, count: int = 4, flat: tuple[int, int, int] | None = None) -> list[np.ndarray]:
@@ -94,6 +95,22 @@ def test_other_sources(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask(tmp_path / "cut" / "mask" / "00000.png"), masks[0])
 
 
+def test_masks_are_made_and_then_corrected_in_one_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks, clip = make_clip(tmp_path / "disc"), str(tmp_path / "disc")
+    opened: list[int] = []
+
+    def stand_in(request: MaskRequest, **_: object) -> None:
+        opened.append(len(list((Path(request.clip) / "mask").iterdir())))
+
+    monkeypatch.setattr("dyn4d.mask_edit.edit_masks", stand_in)
+    assert main(["mask", clip, *box_words(masks[0]), "--edit"]) == 0 and opened == [4]
+    assert main(["mask", clip, "--edit"]) == 0 and opened == [4, 4]
+    said = capsys.readouterr().out
+    assert "look at the sheet" in said and f"to correct: dyn4d mask {clip} --edit" in said
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -110,7 +127,7 @@ def test_other_sources(tmp_path: Path) -> None:
         (["--masks", "nowhere"], "nowhere is not there"),
         (["--keys", "nowhere.json"], "nowhere.json is not there"),
         (["--edit"], "has no mask for frame 00000"),
-        (["--edit", "--box", "1", "2", "30", "40"], "make them first"),
+        (["--edit", "--method", "grabcut"], "say where the object is"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

@@ -11,6 +11,11 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     return ", ".join(shown[:most] + ["…"] * (len(shown) > most))
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def tensor_list(names: Sequence[str]) -> str:
     """Their number and the first four names."""
-    return f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} ({listed(names, 4)})"
+    return f"{counted(len(names), 'tensor')} ({listed(names, 4)})"

@@ -27,12 +27,14 @@ class Tile:
     key: bool = False
 
 
-def chosen_frames(scores: Sequence[float], least: float) -> tuple[list[int], list[int]]:
-    """Which frames to show: those below `least`, worst first, and some of the whole clip in order."""
+def chosen_frames(scores: Sequence[float], least: float, keys: Sequence[int] = ()) -> tuple[list[int], list[int]]:
+    """Which frames to show: those below `least`, worst first, and others of the whole clip in order, with the first
+    key frames among them."""
     order = np.argsort(np.asarray(scores), kind="stable")
     worst = [int(frame) for frame in order if scores[frame] < least][:WORST]
-    even = np.unique(np.linspace(0, len(scores) - 1, min(EVEN, len(scores))).round().astype(int)).tolist()
-    return worst, even
+    rest = np.setdiff1d(np.arange(len(scores)), worst)
+    even = np.unique(np.linspace(0, max(len(rest) - 1, 0), min(EVEN, len(rest))).round().astype(int))
+    return worst, sorted({*rest[even].tolist(), *(set(keys[:WORST]) - set(worst))})
 
 
 def mask_sheet(doubtful: Sequence[Tile], others: Sequence[Tile], title: str) -> np.ndarray:

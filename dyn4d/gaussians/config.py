@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+MOST_POINTS = 400_000  # that the first Gaussians are made of; there are never more of them
+
 
 @dataclass(frozen=True)
 class GaussiansConfig:
     """The canonical 3D Gaussians and their training together with the field."""
 
     initial: int = 10000
-    """Gaussians at the start, made from all frames' points in canonical space."""
+    """Gaussians at the start, made from all frames' points in canonical space; no more than there are
+    points, and 400,000 at most."""
     maximum: int = 16000
     """Densification never goes beyond this many."""
     sh_degree: int = 0

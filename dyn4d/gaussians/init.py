@@ -10,6 +10,7 @@ from dyn4d.core.knn import nearest
 from dyn4d.core.protocols import Field
 from dyn4d.core.rotations import matrix_to_wxyz
 from dyn4d.core.types import FramePoints, GaussianCloud
+from dyn4d.gaussians.config import MOST_POINTS
 
 SH_DC = 0.28209479177387814
 """The first spherical harmonic: rgb = 0.5 + SH_DC · sh[0]."""
@@ -75,7 +76,7 @@ def surface_frames(xyz: Tensor, neighbours: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initial_cloud(
-    points: FramePoints, field: Field, times: Tensor, count: int, *, generator: torch.Generator, most: int = 400_000
+    points: FramePoints, field: Field, times: Tensor, count: int, *, generator: torch.Generator, most: int = MOST_POINTS
 ) -> GaussianCloud:
     """About `count` Gaussians (SH degree 0) on the canonical surface.
 

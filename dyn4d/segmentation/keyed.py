@@ -17,6 +17,7 @@ FLAT = 12.0  # Lab: a border that differs more than this from its own middle col
 SHARE = 0.3  # of the way from the background's colour to the object's
 LEAST, MOST = 6.0, 45.0  # Lab: range of tolerances
 LOOKED = 12  # frames from which colour and tolerance are found
+USELESS = 0.05  # score of a frame whose object and background are not told apart
 
 
 def parse_colour(text: str, option: str) -> tuple[int, int, int]:
@@ -87,7 +88,7 @@ def make_keyer(images: FrameReader, kind: str, colour: str) -> Keyer:
             of the frames' borders.
 
     Raises:
-        InputError: the border has no one colour, or the colour is not in the frames.
+        InputError: the border has no one colour, the colour is not in the frames, or the object does not part from it.
     """
     option = f"--{kind}"
     rows = _rows(images)
@@ -107,7 +108,18 @@ def make_keyer(images: FrameReader, kind: str, colour: str) -> Keyer:
         if len(near) < 0.02 * len(borders):
             raise InputError(f"{option} {colour}: this colour is not at the borders of the frames; try {option} auto")
         lab = np.median(near, axis=0)  # the screen as it was filmed
-    return Keyer(lab, _tolerance(images, rows, Keyer(lab, 1.0, light)), light)
+    keyer = Keyer(lab, _tolerance(images, rows, Keyer(lab, 1.0, light)), light)
+    if max(keyer.mask(_smaller(images[row]))[1] for row in rows) < USELESS:
+        raise InputError(
+            f"{option} {colour}: nothing stands out from this colour in any of the {len(rows)} frames looked at: "
+            "they show no screen of it; give the background's colour, or a --box round the object"
+        )
+    return keyer
+
+
+def _smaller(image: np.ndarray) -> np.ndarray:
+    step = max(1, round(max(image.shape[:2]) / 400))
+    return image[::step, ::step]
 
 
 def _tolerance(images: FrameReader, rows: list[int], keyer: Keyer) -> float:
@@ -115,9 +127,7 @@ def _tolerance(images: FrameReader, rows: list[int], keyer: Keyer) -> float:
     than the background's noise."""
     away = []
     for row in rows:
-        image = images[row]
-        step = max(1, round(max(image.shape[:2]) / 400))
-        away.append(keyer.distance(image[::step, ::step]).ravel())
+        away.append(keyer.distance(_smaller(images[row])).ravel())
     values = np.clip(np.concatenate(away), 0, 100)
     cut, _ = cv2.threshold((values * 2.55).astype(np.uint8)[None], 0, 255, cv2.THRESH_OTSU)
     back, front = values[values <= cut / 2.55], values[values > cut / 2.55]

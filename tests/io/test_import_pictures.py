@@ -187,12 +187,13 @@ def test_every_format_is_found_by_what_lies_there(tmp_path):
 
 
 def test_what_fits_nothing_lists_what_was_looked_for(tmp_path):
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
     with pytest.raises(InputError) as caught:
-        find_format(tmp_path / "empty")
+        find_format(tmp_path / "other")
     assert all(name in str(caught.value) for name in FORMATS) and "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"does not fit --format tum: wanted rgb\.txt"):
-        find_format(tmp_path / "empty", "tum")
+        find_format(tmp_path / "other", "tum")
     save(tmp_path / "clip/rgb/0.png", picture())
     save(tmp_path / "clip/mask_sheet.png", picture())  # of dyn4d mask: no picture of the video
     with pytest.raises(InputError, match=r"is a clip already \(it has rgb\)"):
@@ -242,8 +243,11 @@ def test_the_command_line_says_what_to_do_next(tmp_path, capsys):
     out = tmp_path / "clip"
     assert cli.main(["import", str(root), "--out", str(out)]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last == f"next: dyn4d check {out}, then dyn4d run {out}"
+    assert last.startswith(f"next: dyn4d check {out}, then dyn4d run {out} --geometry.weights FILE")  # it has no depth
     assert cli.main(["check", str(out)]) == 0
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["import", str(tmp_path / "empty"), "--out", "x"]) == 2
+    assert capsys.readouterr().err.strip().endswith("empty is empty")
     for words in (["import"], ["import", str(root)], ["import", str(root), "--out", "x", "--format", "raw"]):
         assert cli.main(words) == 2
 

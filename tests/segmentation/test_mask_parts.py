@@ -92,6 +92,8 @@ def test_backgrounds_that_are_none_are_refused() -> None:
         make_keyer([noise(4, 60, 80, (120, 120, 120))], "background", "auto")
     with pytest.raises(InputError, match="not at the borders"):
         make_keyer(images, "chroma", "#ff00ff")
+    with pytest.raises(InputError, match="they show no screen"):
+        make_keyer([np.full((60, 80, 3), 90, np.uint8)], "background", "#5a5a5a")  # nothing is on it
     with pytest.raises(InputError, match="wanted green, blue or a colour"):
         parse_colour("greenish", "--chroma")
     assert parse_colour("#0080Ff", "--chroma") == (0, 128, 255)
@@ -105,7 +107,9 @@ def test_options_out_of_range_are_refused() -> None:
 
 def test_the_sheet_shows_the_worst_first() -> None:
     worst, even = chosen_frames([0.9, 0.2, 0.7, 0.1, 1.0], 0.5)
-    assert worst == [3, 1] and even == [0, 1, 2, 3, 4]
+    assert worst == [3, 1] and even == [0, 2, 4]  # those that are not shown yet
+    assert chosen_frames([0.1, 0.2], 0.5) == ([0, 1], [])
+    assert chosen_frames([1.0] * 99, 0.5, [50])[1].count(50) == 1 and chosen_frames([1.0], 0.5) == ([], [0])
     images, masks = disc_clip(2)
     tiles = [Tile(f"{i}", image, mask, 0.3, i == 0) for i, (image, mask) in enumerate(zip(images, masks))]
     sheet = mask_sheet(tiles[:1], tiles, "two frames")

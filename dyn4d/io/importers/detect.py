@@ -107,6 +107,8 @@ def find_format(source: Path, name: str = "auto") -> str:
     own = [part for part in ("cameras.json", "rgb") if (source / part).exists()]
     if found in (None, "images", "video") and source.is_dir() and own:
         raise InputError(f"{source} is a clip already (it has {own[0]}): dyn4d check {source}")
+    if found is None and source.is_dir() and not any(source.iterdir()):
+        raise InputError(f"{source} is empty")
     if found is None:
         wanted = "; ".join(f"{key}: {kind.wants}" for key, kind in FORMATS.items())
         raise InputError(f"{source} is of no format that is known; looked for {wanted}")
