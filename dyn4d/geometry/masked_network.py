@@ -28,6 +28,7 @@ from dyn4d.geometry.transformer import DecoderBlock, EncoderBlock, patch_positio
 USUAL_FOCAL = 1.2  # over the longest side of a picture, where the lens is not known
 INPUTS = 7  # colours, mask, direction along x and y, is the lens known?
 LOG_DEPTH = 4.0  # most that a depth differs from 1, as a logarithm
+LOCAL = 32  # channels that descriptors are made of, at half the size
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -35,7 +36,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class Stem(nn.Module):
-    """Inputs (B, 7, H, W) → maps at 1/4 and 1/8, and tokens' map at 1/16 of the size."""
+    """Inputs (B, 7, H, W) → maps at 1/2, 1/4 and 1/8, and tokens' map at 1/16 of the size."""
 
     def __init__(self, widths: tuple[int, int, int], out: int) -> None:
         super().__init__()
@@ -47,10 +48,43 @@ class Stem(nn.Module):
         self.unit_eighth = ResidualUnit(eighth)
         self.to_tokens = nn.Conv2d(eighth, out, 3, 2, 1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        quarter = self.unit_quarter(self.to_quarter(self.to_half(x)))
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        half = self.to_half(x)
+        quarter = self.unit_quarter(self.to_quarter(half))
         eighth = self.unit_eighth(self.to_eighth(quarter))
-        return quarter, eighth, self.to_tokens(eighth)
+        return half, quarter, eighth, self.to_tokens(eighth)
+
+
+class LocalHead(nn.Module):
+    """The stem's maps, and what the head for shapes made of the pair → descriptors and their confidence.
+
+    What the pair adds is nothing at first: both pictures are then described by the same weights, so that what looks
+    alike has descriptors alike. Where the two sides may differ from the start, training first puts their descriptors at
+    right angles, which contrastive losses take for the best of what is wrong, and stays there.
+    """
+
+    def __init__(self, config: PairNetworkConfig) -> None:
+        super().__init__()
+        half, quarter, eighth = config.stem
+        self.numbers = config.desc_dim + 1
+        self.from_half = nn.Conv2d(half, LOCAL, 1)
+        self.from_quarter = nn.Conv2d(quarter, LOCAL, 1)
+        self.from_eighth = nn.Conv2d(eighth, LOCAL, 1)
+        self.from_pair = nn.Conv2d(config.fusion_dim, LOCAL, 1)
+        self.unit = ResidualUnit(LOCAL)
+        self.out = nn.Conv2d(LOCAL, self.numbers * 4, 1)
+        with torch.no_grad():  # the four pixels of a place begin alike
+            self.out.weight.copy_(self.out.weight[::4].repeat_interleave(4, 0))
+            self.out.bias.zero_()  # type: ignore[union-attr]
+            self.from_pair.weight.zero_()
+            self.from_pair.bias.zero_()  # type: ignore[union-attr]
+
+    def forward(self, half: Tensor, quarter: Tensor, eighth: Tensor, pair: Tensor, mask: Tensor) -> Tensor:
+        """(B, H, W, D + 1) of maps at 1/2, 1/4, 1/8 and 1/4, and the mask (B, H, W)."""
+        at_quarter = self.from_quarter(quarter) + self.from_pair(pair) + _double(self.from_eighth(eighth))
+        x = self.unit(self.from_half(half) + _double(at_quarter))
+        x = _standardised(x, F.avg_pool2d(mask[:, None], 2))
+        return F.pixel_shuffle(self.out(x), 2).permute(0, 2, 3, 1)
 
 
 class RayHead(nn.Module):
@@ -68,7 +102,7 @@ class RayHead(nn.Module):
         self.from_quarter = nn.Conv2d(config.stem[1], wide, 1)
         self.fine = nn.Sequential(ResidualUnit(wide), ResidualUnit(wide))
         self.to_shape = nn.Conv2d(wide, 2 * 16, 1)
-        self.to_local = nn.Conv2d(wide, (config.desc_dim + 1) * 16, 1)
+        self.local = LocalHead(config)
         self.vote = nn.Sequential(nn.LayerNorm(dec, eps=1e-6), nn.Linear(dec, dec), nn.GELU(), nn.Linear(dec, 10))
         with torch.no_grad():  # begins with a plane, and with no motion
             for layer in (self.to_shape, self.vote[-1]):
@@ -77,15 +111,15 @@ class RayHead(nn.Module):
 
     def forward(self, encoded: EncodedImages, tokens: Tensor, second: Tensor) -> ViewPrediction:
         """Args: tokens: (B, N, C) of the decoder. second: (B,) bool, the view is the second of its pair."""
-        rays, quarter, eighth = encoded.maps
+        rays, half, quarter, eighth = encoded.maps
         both = torch.cat([encoded.tokens, tokens], -1).transpose(1, 2).unflatten(-1, encoded.grid)
         x = self.coarse(self.from_tokens(both))
         x = self.middle(_double(x) + self.from_eighth(eighth))
         x = self.fine(_double(self.narrow(x)) + self.from_quarter(quarter))
         depth, conf = F.pixel_shuffle(self.to_shape(x), 4).unbind(1)
-        local = F.pixel_shuffle(self.to_local(x), 4).permute(0, 2, 3, 1)
+        local = self.local(half, quarter, eighth, x, rays[:, 2])
         points = self._points(depth, rays, tokens, encoded.grid, second)
-        desc = to_descriptors(_standardised(local[..., :-1], rays[:, 2]))
+        desc = to_descriptors(local[..., :-1])
         config = self.config
         return ViewPrediction(
             points, to_confidence(conf, config.conf_mode), desc, to_confidence(local[..., -1], config.desc_conf_mode)
@@ -112,12 +146,12 @@ class RayHead(nn.Module):
 
 
 def _standardised(raw: Tensor, mask: Tensor) -> Tensor:
-    """Descriptors (B, H, W, D) less what all of the object has in common, each number with a spread of 1 over it.
+    """Maps (B, C, H, W) less what all of the object (B, 1, H, W) has in common, each with a spread of 1 over it.
     Without this the first thing that a contrastive loss teaches is to be alike."""
-    share = mask[..., None] + 1e-6
-    share = share / share.sum((1, 2), keepdim=True)
-    centred = raw - (raw * share).sum((1, 2), keepdim=True)
-    spread = (centred.square() * share).sum((1, 2), keepdim=True)
+    share = mask + 1e-6
+    share = share / share.sum((2, 3), keepdim=True)
+    centred = raw - (raw * share).sum((2, 3), keepdim=True)
+    spread = (centred.square() * share).sum((2, 3), keepdim=True)
     return centred * (spread + 1e-4).rsqrt()
 
 
@@ -164,12 +198,12 @@ class MaskedPairNetwork(PairNetwork):
         mask = rays[:, 2:3]
         colours = (image.to(self.device, torch.float32) - 0.5) / 0.25 * mask
         x = torch.cat([colours, mask, rays[:, :2], rays[:, 3:]], 1).contiguous(memory_format=torch.channels_last)
-        quarter, eighth, tokens = self.stem(x)
+        half, quarter, eighth, tokens = self.stem(x)
         tokens = tokens.flatten(2).transpose(1, 2)
         rotation = self._rotation(patch_positions(*grid, self.device), "enc")
         for block in self.enc_blocks:
             tokens = block(tokens, rotation)
-        return EncodedImages(self.enc_norm(tokens), grid, (rays, quarter, eighth))
+        return EncodedImages(self.enc_norm(tokens), grid, (rays, half, quarter, eighth))
 
     def decode(self, a: EncodedImages, b: EncodedImages) -> tuple[list[Tensor], list[Tensor]]:
         if len(a) != len(b):
