@@ -120,6 +120,10 @@ def make_estimate(
     if device.type != "cpu":
         notes.append(f"costs were fitted on processors; on {device} they are scaled by its own speed, and less sure")
     speed = machine_speed(device, fresh=fresh)
+    if speed.disturbed:
+        notes.append(
+            f"other programs keep {speed.others:.1f} processors busy; without them it takes less, perhaps far less"
+        )
     parallel = max(1, min(config.matching.threads, core_count()))
     run, done = RunFolder(out), ()
     if run.state.is_file():

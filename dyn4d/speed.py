@@ -23,7 +23,7 @@ import torch
 
 from dyn4d import __version__
 from dyn4d.core.errors import Dyn4DError
-from dyn4d.core.usage import busy_seconds
+from dyn4d.core.usage import busy_seconds, machine_seconds
 from dyn4d.deformation.field import FieldShape, Moments, TrajectoryField
 from dyn4d.deformation.root import RootMotion
 from dyn4d.io.atomic import read_json, write_json
@@ -32,7 +32,8 @@ from dyn4d.matching.estimators import DisFlow
 from dyn4d.raster import rasterization
 
 FORMAT = "dyn4d-speed/1"
-LASTS = 7 * 24 * 3600.0  # seconds; machines are changed, and what else runs on them
+LASTS = 7 * 24 * 3600.0  # seconds; machines are changed
+ALONE = 0.25  # cores that others may use while it is measured; beyond, it is not remembered
 TURNS, ENOUGH = 5, 0.6  # turns at least, and seconds: the quickest counts, as others on the machine only slow it down
 PICTURE = 192  # pixels a side
 DRAWN = 6000  # Gaussians
@@ -48,12 +49,22 @@ class MachineSpeed:
         draw: 6,000 Gaussians into 192 x 192 pixels, forward and backward. field: 24 x 384 points from one time to
             another through a field of the usual size, forward and backward. flow: DIS between two pictures of
             400 x 400 pixels, one thread. plain: sorting, searching and packing by NumPy, SciPy and zlib.
+        others: cores that other programs kept busy meanwhile; 0 where that is not known. A few threads that wait for
+            each other are slowed down far more than by their share.
     """
 
     draw: float
     field: float
     flow: float
     plain: float
+    others: float = 0.0
+
+    def seconds(self) -> dict[str, float]:
+        return {name: value for name, value in asdict(self).items() if name != "others"}
+
+    @property
+    def disturbed(self) -> bool:
+        return self.others > ALONE
 
 
 def _quickest(work: Callable[[], Any], device: torch.device) -> float:
@@ -151,12 +162,14 @@ def _plain() -> Callable[[], None]:
 def measure_speed(device: torch.device) -> MachineSpeed:
     """Do some of each kind of work, with torch's present number of threads. Takes some seconds; more where the kernels
     are compiled for the first time."""
-    return MachineSpeed(
-        draw=_quickest(_drawing(device), device),
-        field=_quickest(_moving(device), device),
-        flow=_quickest(_flowing(), torch.device("cpu")),
-        plain=_quickest(_plain(), torch.device("cpu")),
-    )
+    began, all_before, own_before = time.perf_counter(), machine_seconds(), busy_seconds()
+    draw, field = _quickest(_drawing(device), device), _quickest(_moving(device), device)
+    cpu = torch.device("cpu")
+    flow, plain = _quickest(_flowing(), cpu), _quickest(_plain(), cpu)
+    others, all_after = 0.0, machine_seconds()
+    if all_before is not None and all_after is not None:
+        others = max(all_after - all_before - (busy_seconds() - own_before), 0.0) / (time.perf_counter() - began)
+    return MachineSpeed(draw, field, flow, plain, others)
 
 
 # ------------------------------------------------------------------------------------------ remembered
@@ -193,12 +206,13 @@ def _remembered(path: Path) -> MachineSpeed | None:
         speed = MachineSpeed(**{name: float(value) for name, value in found["seconds"].items()})
     except (Dyn4DError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    whole = found.get("format") == FORMAT and all(0 < value < 1e4 for value in asdict(speed).values())
+    whole = found.get("format") == FORMAT and all(0 < value < 1e4 for value in speed.seconds().values())
     return speed if whole and 0 <= age < LASTS else None
 
 
 def machine_speed(device: torch.device, *, fresh: bool = False) -> MachineSpeed:
-    """The speed of this machine: as it was measured within the last week, else measured now and remembered.
+    """The speed of this machine: as it was measured within the last week, else measured now, and remembered unless
+    other programs were in the way.
 
     Args:
         device: of the run. fresh: measure in any case.
@@ -207,7 +221,7 @@ def machine_speed(device: torch.device, *, fresh: bool = False) -> MachineSpeed:
     speed = None if fresh or path is None else _remembered(path)
     if speed is None:
         speed = measure_speed(device)
-        if path is not None:
+        if path is not None and not speed.disturbed:
             with contextlib.suppress(Dyn4DError, OSError):  # else it is measured again the next time
-                write_json(path, {"format": FORMAT, "measured": time.time(), "seconds": asdict(speed)})
+                write_json(path, {"format": FORMAT, "measured": time.time(), "seconds": speed.seconds()})
     return speed

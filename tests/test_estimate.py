@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from dyn4d import cli, estimate, speed
 from dyn4d.config import Config, load_preset, with_clip
 from dyn4d.core.errors import InputError
-from dyn4d.core.usage import busy_seconds, forget_peak, peak_bytes
+from dyn4d.core.usage import busy_seconds, forget_peak, machine_seconds, peak_bytes
 from dyn4d.costs import KINDS, STAGES, disk_parts, factors, memory_parts, seconds_parts, stage_costs
 from dyn4d.estimate import Estimate, make_estimate, refuse_what_does_not_fit, what_would_fit
 from dyn4d.estimate_cli import about, short_lines, table
@@ -215,6 +217,23 @@ def test_speed_is_remembered_for_a_week(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_text("{")
     machine_speed(cpu)
     assert len(calls) == 4
+    monkeypatch.setattr(speed, "measure_speed", lambda device: (calls.append(1), replace(UNIT, others=1.3))[1])
+    path.unlink()
+    assert machine_speed(cpu).disturbed and not path.exists()  # a busy machine's speed is not remembered
+
+
+def test_other_programs_are_noticed() -> None:
+    before = machine_seconds()
+    if before is None:
+        pytest.skip("this system does not say")
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.6)
+    finally:
+        child.kill()
+        child.wait()
+    after = machine_seconds()
+    assert after is not None and after - before > 0.1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="folders cannot be closed off there")
