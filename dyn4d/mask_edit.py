@@ -16,10 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from urllib.parse import parse_qs, urlsplit
 
-from dyn4d.core.errors import Dyn4DError, InputError
+from dyn4d.core.errors import Dyn4DError, InputError, RunError
+from dyn4d.core.listing import counted
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.io.image_bytes import decode_mask, encode_jpeg, encode_mask
-from dyn4d.mask_cli import MaskRequest, mask_folder, open_clip, write_sheet
+from dyn4d.mask_cli import MaskRequest, alone, mask_folder, open_clip, write_sheet
 from dyn4d.mask_session import Session
 
 HOST = "127.0.0.1"
@@ -27,10 +28,34 @@ PORTS = 100  # that are tried from the wanted one on
 LARGEST = 64 * 2**20  # bytes of one mask that is sent
 
 
+class Watched:
+    """Progress that another thread may look at, and end: `stopped` makes the work raise `RunError` at its next step."""
+
+    def __init__(self, inner: Progress) -> None:
+        self.inner, self.done, self.total, self.stopped = inner, 0, 0, False
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        self.done, self.total = done, total
+        self.inner.start(label, total, done)
+
+    def update(self, **values: float) -> None:
+        if self.stopped:
+            raise RunError("the masks are not carried: dyn4d mask was ended")
+        self.done += 1
+        self.inner.update(**values)
+
+    def finish(self) -> None:
+        self.done = self.total = 0
+        self.inner.finish()
+
+    def note(self, line: str) -> None:
+        self.inner.note(line)
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers the page.
 
-    GET: / , api/clip, api/frame?n=, api/mask?n= ; POST: api/mask?n=, api/withdraw?n=, api/carry.
+    GET: / , api/clip, api/frame?n=, api/mask?n=, api/progress ; POST: api/mask?n=, api/withdraw?n=, api/carry.
     """
 
     server: MaskServer
@@ -99,6 +124,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(page.encode(), "text/html; charset=utf-8")
         elif path == "/api/clip":
             self._send(json.dumps(session.summary()).encode(), "application/json")
+        elif path == "/api/progress":
+            share = {"done": self.server.progress.done, "total": self.server.progress.total}
+            self._send(json.dumps(share).encode(), "application/json")
         elif path in ("/api/frame", "/api/mask"):
             frame = self._frame()
             if frame is None:
@@ -148,7 +176,7 @@ class MaskServer(ThreadingHTTPServer):
 
     def __init__(self, session: Session, port: int = 0, progress: Progress | None = None) -> None:
         self.session, self.token = session, secrets.token_urlsafe(18)
-        self.progress = progress or SilentProgress()
+        self.progress = Watched(progress or SilentProgress())
         if not 0 <= port <= 65535:
             raise InputError(f"--port {port}: ports are 1 to 65535, or 0 for any that is free")
         for one in [0] if port == 0 else range(port, min(port + PORTS, 65536)):
@@ -169,14 +197,21 @@ def edit_masks(
 ) -> None:
     """Serve the page until Ctrl-C. Raises `InputError` where there are no masks to correct."""
     clip = open_clip(request.clip)
-    session = Session(clip, mask_folder(clip, request.clip, request.out), request.options)
-    with contextlib.suppress(KeyboardInterrupt), MaskServer(session, port, progress) as server:
-        say(f"{server.address}  (only on this machine; Ctrl-C ends it)")
-        if browser:
-            from dyn4d.view_cli import has_display
+    folder = mask_folder(clip, request.clip, request.out)
+    with alone(folder):
+        session = Session(clip, folder, request.options)
+        with contextlib.suppress(KeyboardInterrupt), MaskServer(session, port, progress) as server:
+            say(f"{server.address}  (only on this machine; Ctrl-C ends it)")
+            if browser:
+                from dyn4d.view_cli import has_display
 
-            if has_display():
-                webbrowser.open(server.address)
-        server.serve_forever()
-    with session.lock:  # a mask that is being saved is saved
-        write_sheet(clip, session.folder, session.record)
+                if has_display():
+                    webbrowser.open(server.address)
+            try:
+                server.serve_forever()
+            finally:
+                server.progress.stopped = True
+        with session.lock:  # a mask that is being saved is saved; what is being carried is dropped
+            write_sheet(clip, folder, session.record)
+    done = f"{counted(len(session.saved), 'frame')} corrected" if session.saved else "no frame was corrected"
+    say(f"{done}; the masks are in {folder.masks}, their sheet is {folder.sheet}")

@@ -41,6 +41,7 @@ class Session:
     def __init__(self, clip: Clip, folder: MaskFolder, config: MaskConfig) -> None:
         self.clip, self.folder, self.config = clip, folder, config
         self.lock = threading.RLock()
+        self.saved: set[int] = set()  # frames corrected in this session
         self._former: dict[int, Former] = {}  # of frames corrected since the session began or last carried
         missing = [name for frame, name in enumerate(folder.names) if not folder.file(frame).is_file()]
         if missing:
@@ -75,6 +76,7 @@ class Session:
             self.folder.write(frame, mask)
             row.pop("withdrawn", None)
             row.update(key=True, score=1.0, area=round(float(mask.mean()), 6), checks={}, corrected=True)
+            self.saved.add(frame)
             self._note()
 
     def withdraw(self, frame: int) -> None:
@@ -98,6 +100,7 @@ class Session:
             if row.pop("corrected", False) or (row["key"] and frame in self._given()):
                 row.update(score=0.0, checks={}, withdrawn=True)
             row["key"] = False
+            self.saved.discard(frame)
             self._note()
 
     def _given(self) -> set[int]:

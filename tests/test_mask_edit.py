@@ -21,6 +21,7 @@ import pytest
 from mask_scenes import box_of, disc_clip, iou
 from PIL import Image
 
+from dyn4d.cli import main
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import SilentProgress
 from dyn4d.io.images import write_mask, write_png
@@ -181,6 +182,21 @@ def test_key_frames_of_boxes_keep_their_score_and_can_be_withdrawn(tmp_path: Pat
         session.carry(SilentProgress())
 
 
+def test_carrying_is_watched_and_can_be_ended(server: MaskServer, clip: Path) -> None:
+    ask(server, "/api/mask?n=2", "POST", png(disc_clip(COUNT)[1][2]))
+    before = {p.name: p.read_bytes() for p in (clip / "mask").iterdir()}
+    assert answer_json(ask(server, "/api/progress")[1]) == {"done": 0, "total": 0}
+    server.progress.start("masks", 5)
+    server.progress.update(score=1.0)
+    assert answer_json(ask(server, "/api/progress")[1]) == {"done": 1, "total": 5}
+    server.progress.stopped = True
+    status, data, _ = ask(server, "/api/carry", "POST", b"")
+    assert status == 400 and "not carried" in answer_json(data)["error"]
+    assert {p.name: p.read_bytes() for p in (clip / "mask").iterdir()} == before
+    assert sorted(p.name for p in clip.iterdir()) == ["mask", "masks.json", "rgb"]
+    assert ask(server, "/api/progress", X_Token="wrong")[0] == 403
+
+
 def test_others_are_refused(server: MaskServer, clip: Path) -> None:
     body, before = png(np.ones((96, 128), bool)), (clip / "mask" / "00000.png").read_bytes()
     for headers in ({"X_Token": "wrong"}, {"X_Token": ""}, {"Host": "evil.example"}, {"Origin": "http://evil.example"},
@@ -220,7 +236,9 @@ def test_clips_without_masks_are_refused(clip: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_ends_it_cleanly(clip: Path) -> None:
+def test_ctrl_c_ends_it_cleanly_and_nobody_else_corrects_meanwhile(
+    clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import sys; " \
            "from dyn4d.cli import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
     words = [sys.executable, "-c", code, "mask", str(clip), "--edit", "--no-browser", "--port", "0"]
@@ -228,11 +246,15 @@ def test_ctrl_c_ends_it_cleanly(clip: Path) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
         assert re.match(r"http://127\.0\.0\.1:\d+/\?token=\S{20,}", line)
-        time.sleep(0.3)
+        for more in (["--edit", "--port", "0", "--no-browser"], ["--box", "2", "2", "40", "40", "--overwrite"]):
+            assert main(["mask", str(clip), *more]) == 2
+            said = " ".join(capsys.readouterr().err.split())
+            assert f"another dyn4d (process {process.pid}) works on these masks" in said
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and "Traceback" not in errors
-    assert (clip / "mask_sheet.png").is_file()
+    assert said.startswith(f"no frame was corrected; the masks are in {clip / 'mask'}") and said.count("\n") == 1
+    assert sorted(p.name for p in clip.iterdir()) == ["mask", "mask_sheet.png", "rgb"]  # and no lock
 
 
 @pytest.fixture
@@ -308,3 +330,27 @@ def test_in_a_browser_what_changes_nothing_makes_no_key_frame(page: Any, clip: P
     page.evaluate("toggle()")
     assert page.evaluate(SUM) == 0 and page.evaluate("$('key').textContent") == "Make it a key frame"
     assert json.loads((clip / "masks.json").read_text())["keys"] == []
+
+
+@pytest.mark.external
+@pytest.mark.slow
+def test_in_a_browser_no_key_press_is_lost(page: Any, server: MaskServer) -> None:
+    for _ in range(3):
+        page.call("Input.dispatchKeyEvent", type="rawKeyDown", key="ArrowRight", code="ArrowRight")
+    page.evaluate("last")
+    assert page.evaluate("[state.frame, state.wanted, Number($('slider').value)]") == [3, 3, 3]
+    page.evaluate("step(-1); step(-1); step(-1); step(-1); step(1); last")  # there is none before the first
+    assert page.evaluate("state.frame") == 1
+    stroke(page)
+    page.evaluate("$('carry').click()")
+    page.evaluate("last")
+    assert page.evaluate("$('said').textContent") == "all other masks were made again"
+    server.session.record["frames"][2]["score"] = 0.97  # the lowest, and not doubtful
+    for row in (0, 1, 3):
+        server.session.record["frames"][row]["score"] = 0.99
+    page.evaluate("document.documentElement.dataset.state = ''; location.reload()")
+    for _ in range(100):
+        if page.evaluate("document.documentElement?.dataset.state ?? ''") == "ready":
+            break
+        time.sleep(0.1)
+    assert page.evaluate("state.frame") == 2
