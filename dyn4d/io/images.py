@@ -59,6 +59,11 @@ def _orientation(picture: Image.Image) -> int:
     return Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
 
 
+def require_whole(path: str | Path) -> None:
+    """Raises `InputError` naming the file where it cannot be decoded to the end: its header alone says nothing."""
+    _open(Path(path))
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) after EXIF orientation, from the header alone."""
     path = Path(path)

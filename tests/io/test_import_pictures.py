@@ -163,6 +163,16 @@ def test_a_folder_of_turned_pictures(tmp_path):
     assert Image.open(tmp_path / "clip/rgb/1.png").size == (HEIGHT, WIDTH)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_picture_that_is_cut_short_is_refused_by_name(suffix, tmp_path):
+    for i in range(3):
+        file = save(tmp_path / f"dog/{i}.{suffix}", picture(i))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match=rf"2\.{suffix} is damaged or cut short"):
+        run_import(tmp_path / "dog", tmp_path / "clip")
+    assert not (tmp_path / "clip").exists()
+
+
 # ------------------------------------------------------------------------------------- finding and writing
 
 
