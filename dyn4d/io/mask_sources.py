@@ -44,7 +44,8 @@ def open_masks(path: str | Path, names: Sequence[str], size: tuple[int, int], ob
         _check_count(path, len(video), names)
         read, labels = (lambda i: video[i].max(-1) > 127), [f"{path}, frame {i}" for i in range(len(names))]
     else:
-        raise InputError(f"{path}: wanted a folder, a video or a .json of masks")
+        hint = "; for the mask of one frame alone, take --key-masks" if path.suffix.lower() in IMAGE_SUFFIXES else ""
+        raise InputError(f"{path}: wanted a folder, a video or a .json with the masks of all frames{hint}")
 
     def checked(index: int) -> np.ndarray:
         mask = read(index)

@@ -168,6 +168,9 @@ def test_json_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not there"):
         open_masks(tmp_path / "none", NAMES, SIZE, None)
+    save_palette(tmp_path / "one" / "00001.png", labels(0))
+    with pytest.raises(InputError, match="masks of all frames; for the mask of one frame alone, take --key-masks"):
+        open_masks(tmp_path / "one" / "00001.png", NAMES, SIZE, None)
     save_palette(tmp_path / "00001.png", labels(0))
     with pytest.raises(InputError, match="no mask for frame 00000, 00002; 1 files for 3"):
         open_masks(tmp_path, NAMES, SIZE, None)
