@@ -16,6 +16,7 @@ from dyn4d.io.clip_watch import ClipWatch, FrameFigures
 from dyn4d.io.depth_findings import depth_findings
 from dyn4d.io.finding_tools import MATCHES, about, column, median, overall, spread_of, usual_of
 from dyn4d.io.mask_findings import mask_findings
+from dyn4d.io.pose_findings import pose_findings
 
 BLURRED = 0.55  # of the log of sharpness below that of the frames around
 EXPOSED = 0.08  # of the log of brightness, from one frame to the next
@@ -42,6 +43,7 @@ def find_risks(clip: Clip, watch: ClipWatch) -> list[Finding]:
         lambda: _sizes(clip, figures), lambda: _times(clip), lambda: _order(figures), lambda: _blur(figures),
         lambda: _exposure(figures), lambda: mask_findings(figures), lambda: _texture(figures),
         lambda: _camera(clip, watch), lambda: depth_findings(clip, watch),
+        lambda: pose_findings(watch.poses.pairs),
     )  # fmt: skip
     for check in checks:
         found += check()

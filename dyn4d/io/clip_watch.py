@@ -15,6 +15,7 @@ import numpy as np
 
 from dyn4d.core.types import Clip
 from dyn4d.io.depth_watch import DepthFit, depth_figures
+from dyn4d.io.pose_watch import PoseWatch
 
 LONGEST = 1280  # px: larger pictures are reduced before anything is measured
 THUMB = 64  # px: of pictures that are compared as wholes
@@ -92,7 +93,7 @@ class _Seen:
 
 @dataclass
 class ClipWatch:
-    """Look at the frames in order, with `add`; then read `figures`, `scene` and `fit`."""
+    """Look at the frames in order, with `add`; then read `figures`, `scene`, `fit` and `poses`."""
 
     clip: Clip
     figures: list[FrameFigures] = field(default_factory=list)
@@ -103,6 +104,7 @@ class ClipWatch:
 
     def __post_init__(self) -> None:
         count = len(self.clip)
+        self.poses = PoseWatch(self.clip)
         self.reach = max(1, min(REACH, count // 4))
         starts = np.linspace(0, max(count - 1 - self.reach, 0), SITES).astype(int)
         self._starts = set(starts.tolist()) if count > 1 else set()
@@ -127,6 +129,7 @@ class ClipWatch:
             self._background(row, small, inside, step)
         if depth is not None:
             depth_figures(figures, depth, mask)
+            self.poses.add(row, mask, depth)
             if row in self._fitted and not whole:
                 self.fit.add(grey, mask, depth)
         self.figures.append(figures)
