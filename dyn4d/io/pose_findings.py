@@ -21,9 +21,9 @@ FITS_OBJECT, BETTER_OBJECT, OTHERS = 0.03, 2.75, 1.2
 
 WORDS = {
     INVERSE: ("w2c looks like camera-to-world", "write its inverse as w2c"),
-    FLIPPED: ("w2c looks as if it had OpenGL's camera axes", "w2c = diag(1, -1, -1, 1) @ w2c: the y and z rows negated"),
+    FLIPPED: ("w2c looks as if it had OpenGL's camera axes", "write diag(1, -1, -1, 1) @ w2c: negate the y and z rows"),
     INVERSE_FLIPPED: ("w2c looks like camera-to-world with OpenGL's camera axes",
-                      "w2c = diag(1, -1, -1, 1) @ inverse: invert it, then negate the y and z rows"),
+                      "invert it, then negate the y and z rows: diag(1, -1, -1, 1) @ inverse"),
     STILL: ("depth says that the camera stands still, w2c that it moves",
             'leave w2c out and write "camera": "static", or look whether the poses belong to this clip'),
 }  # fmt: skip
