@@ -14,11 +14,11 @@ from dyn4d.core.types import Camera, Clip
 from dyn4d.io.check import Finding
 from dyn4d.io.clip_watch import ClipWatch, FrameFigures
 from dyn4d.io.depth_findings import depth_findings
-from dyn4d.io.finding_tools import MATCHES, about, column, median, overall, spread_of, usual_of
+from dyn4d.io.finding_tools import MATCHES, about, column, median, overall, usual_of
 from dyn4d.io.mask_findings import mask_findings
 from dyn4d.io.pose_findings import pose_findings
 
-BLURRED = 0.55  # of the log of sharpness below that of the frames around
+BLURRED = 0.56  # of the log of sharpness below that of the sharp ones among the frames around
 EXPOSED = 0.08  # of the log of brightness, from one frame to the next
 DRIFTED = 0.35  # of the log of brightness, over the clip
 CLIPPED = 0.3  # of the object
@@ -141,11 +141,11 @@ def _outlier(change: np.ndarray, skip: np.ndarray, usual: np.ndarray, i: int) ->
 
 def _blur(figures: Sequence[FrameFigures]) -> list[Finding]:
     sharp = column(figures, "sharp")
-    below = usual_of(sharp) - sharp
-    limit = max(BLURRED, 4 * spread_of(sharp))
-    rows = np.flatnonzero(below > limit)
+    # With the sharp ones among its neighbours: in fast clips many of these are blurred too.
+    below = usual_of(sharp, around=8, quantile=0.75) - sharp
+    rows = np.flatnonzero(below > BLURRED)
     worst = math.exp(-float(below[rows].max())) if len(rows) else 1.0
-    return about("blur", figures, rows, f"less sharp on the object than the frames around (down to {worst:.0%})",
+    return about("blur", figures, rows, f"less sharp on the object than sharp frames around (down to {worst:.0%})",
                   MATCHES + ", and the blur is learned as colour",
                   "leave it out, or expose for a shorter time")  # fmt: skip
 

@@ -34,7 +34,7 @@ class FrameFigures:
     """Numbers of one frame; NaN where there is nothing to measure.
 
     Attributes:
-        frame: of the whole clip. row: among the selected ones. sharp: log of the mean second derivative on the object.
+        frame: of the whole clip. row: among the selected ones. sharp: log of the deviation of the second derivative on the object.
         gain: log of the brightness over that of the frame before. lit_around: that was told by what is around the
             object. clipped: share of the object that is black or white throughout.
         change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
@@ -193,7 +193,7 @@ def _surface(figures: FrameFigures, grey: np.ndarray, inside: np.ndarray) -> Non
     box = np.s_[max(rows[0] - 4, 0) : rows[-1] + 5, max(columns[0] - 4, 0) : columns[-1] + 5]
     part, core = np.ascontiguousarray(grey[box]), core[box]
     second = cv2.Laplacian(part, cv2.CV_32F)
-    figures.sharp = float(np.log(np.abs(second[core]).mean() + 0.2))
+    figures.sharp = float(np.log(second[core].std() + 0.2))
     if min(part.shape) >= 3:
         weakest = cv2.cornerMinEigenVal(part.astype(np.float32) / 255, 5)
         figures.texture = float((weakest[core] > TEXTURED).mean())

@@ -193,6 +193,16 @@ def test_a_damage_is_found_and_its_frame_named(clean: Clip, name: str) -> None:
     assert (one.consequence and one.remedy) or kind == "mask empty"
 
 
+def test_blur_is_seen_where_much_of_the_clip_is_blurred(clean: Clip) -> None:
+    blurred = {2: 1.5, 5: 2.0, 8: 1.0, 11: 2.0, 12: 2.5, 16: 1.5, 19: 2.0, 21: 1.2}
+
+    def smear(images: list, masks: list, depth: list) -> None:
+        for i, sigma in blurred.items():
+            images[i] = cv2.GaussianBlur(images[i], (0, 0), sigma)
+
+    assert kinds(inspect_clip(damaged(clean, smear)))["blur"] == tuple(blurred)
+
+
 def test_the_shift_of_depth_is_measured(clean: Clip) -> None:
     def down_and_left(images: list, masks: list, depth: list) -> None:
         depth[:] = [np.roll(one, (4, -6), axis=(0, 1)) for one in depth]
