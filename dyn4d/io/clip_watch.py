@@ -34,7 +34,7 @@ class FrameFigures:
     """Numbers of one frame; NaN where there is nothing to measure.
 
     Attributes:
-        frame: of the whole clip. row: among the selected ones. sharp: log of the deviation of the second derivative on the object.
+        frame: of the whole clip. row: among the selected ones. sharp: log of the second derivative's deviation on the object.
         gain: log of the brightness over that of the frame before. lit_around: that was told by what is around the
             object. clipped: share of the object that is black or white throughout.
         change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
