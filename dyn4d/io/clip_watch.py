@@ -34,10 +34,11 @@ class FrameFigures:
     """Numbers of one frame; NaN where there is nothing to measure.
 
     Attributes:
-        frame: of the whole clip. row: among the selected ones. sharp: log of the second derivative's deviation on the object.
+        frame: of the whole clip. row: among the selected ones. sharp: log of the second derivative on the object.
         gain: log of the brightness over that of the frame before. lit_around: that was told by what is around the
             object. clipped: share of the object that is black or white throughout.
-        change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
+        change, skip: mean difference to the frame before and to that before it. even,
+            even_skip: the same, had both one brightness. same: it is that frame, bit for bit.
         area: object pixels. centre: px. size: px, longest side of its box. turned, turned_skip: 1 - overlap with the
             mask before and before that, laid centre on centre. border: px of it on the edge of the picture.
         holes: area enclosed without an edge over its own. pieces: share of its largest piece. texture: share that is
@@ -53,6 +54,8 @@ class FrameFigures:
     clipped: float = NAN
     change: float = NAN
     skip: float = NAN
+    even: float = NAN
+    even_skip: float = NAN
     same: bool = False
     area: float = NAN
     centre: tuple[float, float] = (NAN, NAN)
@@ -149,6 +152,7 @@ class ClipWatch:
         if self._seen:
             before = self._seen[-1]
             figures.change = float(np.abs(thumb - before.thumb).mean())
+            figures.even = _even_change(thumb, before.thumb)
             figures.same = before.digest == mine.digest
             here, there = (cv2.blur(picture, (5, 5)) for picture in (thumb, before.thumb))
             lit = (here > 12) & (there > 12) & (here < 245) & (there < 245)
@@ -160,6 +164,7 @@ class ClipWatch:
             figures.turned = NAN if whole else _unlike(mine, before)
         if len(self._seen) == 2:
             figures.skip = float(np.abs(thumb - self._seen[0].thumb).mean())
+            figures.even_skip = _even_change(thumb, self._seen[0].thumb)
             figures.turned_skip = NAN if whole else _unlike(mine, self._seen[0])
         self._seen.append(mine)
 
@@ -176,6 +181,18 @@ class ClipWatch:
             self._starts = {start for start in self._starts if start > row}
             around = cv2.dilate(inside, np.ones((15, 15), np.uint8))
             self._anchor = (row, small, (around == 0).astype(np.uint8))
+
+
+def _even_change(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean difference of two small pictures, the darker one made as light as the other if that brings them nearer."""
+    plain = float(np.abs(a - b).mean())
+    here, there = (cv2.blur(picture, (5, 5)) for picture in (a, b))
+    lit = (np.minimum(here, there) > 12) & (np.maximum(here, there) < 245)
+    if np.count_nonzero(lit) < 16:
+        return plain
+    gain = float(np.median(here[lit] / there[lit]))
+    dark, light = (b * gain, a) if gain > 1 else (a / gain, b)
+    return min(plain, float(np.abs(np.minimum(dark, 255) - light).mean()))
 
 
 def _middle(mask: np.ndarray) -> tuple[float, float]:
