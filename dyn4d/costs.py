@@ -118,8 +118,8 @@ def memory_parts(work: Workload, config: Config) -> dict[str, Parts]:
                       "targets": work.frames * work.window * 13.0, "gaussians": work.gaussians_end * 600.0,
                       "window": work.window * 100.0},
         "render": {"base": base, "picture": area * 60.0, "gaussians": work.gaussians_end * 600.0},
-        "export": {"base": base, "picture": area * 60.0, "sequence": work.gaussians_end * size.all_frames * 24.0,
-                   "points": points},
+        "export": {"base": base, "picture": area * 60.0, "frames": size.all_frames * float(2**20),
+                   "gaussians": work.gaussians_end * 600.0, "points": points},
     }  # fmt: skip
 
 

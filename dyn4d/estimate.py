@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,9 +114,12 @@ def make_estimate(
         notes.append("reading and aligning the maps is not counted")
     if "flow" not in config.matching.matcher or config.matching.flow == "raft":
         notes.append("the network that matches is not counted")
-    most = min(int(work.points), MOST_POINTS)
-    if config.gaussians.initial > most:
-        notes.append(f"gaussians.initial: {config.gaussians.initial:,} asked for, there are about {most:,} points")
+    most, asked = min(int(work.points), MOST_POINTS), config.gaussians.initial
+    if asked > min(most, config.gaussians.maximum):
+        why = f"gaussians.maximum is {config.gaussians.maximum:,}"
+        if most < config.gaussians.maximum:
+            why = f"of about {work.points:,.0f} points at most {MOST_POINTS:,} are used"
+        notes.append(f"gaussians.initial: {asked:,} asked for; {why}")
     if device.type != "cpu":
         notes.append(f"costs were fitted on processors; on {device} they are scaled by its own speed, and less sure")
     speed = machine_speed(device, fresh=fresh)
@@ -223,14 +226,20 @@ def what_would_fit(estimate: Estimate) -> tuple[str, ...]:
         alone += [found] if found else []
     if alone:
         return tuple(alone)
-    for first in (*_by_size(estimate.size, estimate.config),):
-        for text, size, config in _by_frames(first[1], first[2]):
-            if fits(estimate, size, config):
-                return (f"{first[0]} {text}",)
-            for more, size_2, config_2 in _by_gaussians(size, config):
-                if fits(estimate, size_2, config_2):
-                    return (f"{first[0]} {text} {more}",)
+    for text, size, config in _together((_by_gaussians, _by_size, _by_frames), estimate.size, estimate.config):
+        if fits(estimate, size, config):
+            return (text.strip(),)
     return ()
+
+
+def _together(changes: Sequence[Change], size: ClipSize, config: Config) -> Iterator[Try]:
+    """Each value of each change, and none, with each of the others; the last changes are tried first."""
+    if not changes:
+        yield "", size, config
+        return
+    for text, changed_size, changed in (("", size, config), *changes[0](size, config)):
+        for more, *rest in _together(changes[1:], changed_size, changed):
+            yield f"{text} {more}".strip(), *rest
 
 
 def refuse_what_does_not_fit(estimate: Estimate) -> None:

@@ -165,7 +165,7 @@ def count_work(size: ClipSize, config: Config, source: str, *, poses_given: bool
     margin = 2 * config.gaussians.margin
     points = size.frames * size.present * (size.with_depth if source == "rgbd" else size.inside)
     pairs = _pairs(size.frames, config.matching, size.present)
-    initial = min(config.gaussians.initial * FILLED, max(points, 1.0), MOST_POINTS)
+    initial = min(config.gaussians.begin * FILLED, max(points, 1.0), MOST_POINTS)
     mean, end = growth(config.gaussians, initial)
     drawn, painted = _pictures(config, size.all_frames)
     network = 0

@@ -139,6 +139,17 @@ def test_what_does_not_fit_is_refused_with_what_would(what: str) -> None:
         assert not plan(size, new, **there).lacks
 
 
+def test_options_that_only_fit_together_are_found() -> None:
+    few = replace(SIZE, frames=6, all_frames=6, width=4000, height=3000, inside=1.2e7, with_depth=1.2e7,
+                  box_width=4000, box_height=3000, widest=4000, highest=3000)  # fmt: skip
+    many = replace(QUICK.gaussians, initial=10**8, maximum=10**8)
+    ways = what_would_fit(plan(few, with_clip(replace(QUICK, gaussians=many), "clip"), memory=5 * 2**30))
+    assert ways and all(way.startswith("--") for way in ways)
+    tight = plan(few, with_clip(replace(QUICK, gaussians=many), "clip"), memory=2**30)
+    (way,) = what_would_fit(tight)
+    assert "--max-size" in way and "--gaussians.maximum" in way
+
+
 def test_where_nothing_fits_it_is_said() -> None:
     with pytest.raises(InputError, match="no smaller plan that fits is known"):
         refuse_what_does_not_fit(plan(memory=2**20))
@@ -158,7 +169,10 @@ def test_estimate_prints_a_table_and_writes_nothing(
     assert "6 frames, 64 x 64 pixels" in out
     assert not list((tmp_path / "here").iterdir())
     assert cli.main(["run", str(clip), "--estimate", "--gaussians.initial", "9000000"]) == 0
-    assert "gaussians.initial: 9,000,000 asked for, there are about" in capsys.readouterr().out
+    assert "gaussians.initial: 9,000,000 asked for; of about" in capsys.readouterr().out
+    assert cli.main(["run", str(clip), "--estimate", "--gaussians.maximum", "500"]) == 0
+    said = capsys.readouterr().out
+    assert "gaussians.maximum is 500" in said and "500 Gaussians" in said
 
 
 def test_a_run_that_does_not_fit_is_refused_before_it_begins(

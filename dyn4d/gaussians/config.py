@@ -13,10 +13,10 @@ class GaussiansConfig:
     """The canonical 3D Gaussians and their training together with the field."""
 
     initial: int = 10000
-    """Gaussians at the start, made from all frames' points in canonical space; no more than there are
-    points, and 400,000 at most."""
+    """Gaussians at the start, made from all frames' points in canonical space; no more than `maximum`, than
+    there are points, and than 400,000."""
     maximum: int = 16000
-    """Densification never goes beyond this many."""
+    """Most Gaussians there ever are."""
     sh_degree: int = 0
     """Degree of the spherical harmonics of the colours, 0 to 3. 0: the same colour from everywhere. Bands are opened
     one after another, each 15 % of the steps after the one before."""
@@ -78,6 +78,11 @@ class GaussiansConfig:
     """Pixels round the object that are drawn and compared at each step."""
     checkpoint_seconds: float = 20.0
     """How often training saves its state, so that a killed run goes on from there."""
+
+    @property
+    def begin(self) -> int:
+        """Gaussians to begin with."""
+        return min(self.initial, self.maximum)
 
     def __post_init__(self) -> None:
         if not 0 <= self.sh_degree <= 3:

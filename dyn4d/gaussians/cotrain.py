@@ -277,7 +277,7 @@ def _start(
     saved = load_tensors(checkpoint, CHECKPOINT) if checkpoint and checkpoint.exists() else None
     if saved is None:
         cloud = initial_cloud(
-            points, _on_cpu(field), torch.as_tensor(np.asarray(clip.times)), config.initial,
+            points, _on_cpu(field), torch.as_tensor(np.asarray(clip.times)), config.begin,
             generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
         if isinstance(field, nn.Module):
