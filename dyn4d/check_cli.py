@@ -103,13 +103,25 @@ def check(request: CheckRequest, progress: Any, say: Callable[[str], None]) -> S
     """
     from dyn4d.io.check import Finding, by_severity, inspect_clip
     from dyn4d.io.clips import load_clip
+    from dyn4d.io.layout import NoMasksError
 
+    before: list[Finding] = []
     try:
-        clip = load_clip(request.clip, mask=request.mask, frames=request.frames, max_size=request.max_size)
+        try:
+            clip = load_clip(request.clip, mask=request.mask, frames=request.frames, max_size=request.max_size)
+        except NoMasksError as error:
+            before.append(_without_masks(request.clip, str(error)))
+            clip = load_clip(request.clip, mask="none", frames=request.frames, max_size=request.max_size)
     except InputError as error:
-        _give(as_json(None, request.clip, [Finding("error", str(error), kind="unreadable")]), request.json, say)
-        raise
-    findings = by_severity([*inspect_clip(clip, progress), *_about_geometry(clip)])
+        text = str(error) + ("" if before else _import_hint(request.clip))
+        before.append(Finding("error", text, kind="unreadable"))
+        _give(as_json(None, request.clip, before), request.json, say)
+        if len(before) > 1 and request.json != "-":
+            say(findings_table(before))
+        raise InputError(" Also: ".join(f.text for f in before)) from error
+    findings = by_severity([*before, *inspect_clip(clip, progress), *_about_geometry(clip)])
+    if before:  # figures of masks that are none
+        findings = [f for f in findings if not f.text.startswith("mask pixels")]
     _give(as_json(clip, str(clip.source), findings), request.json, say)
     if request.json != "-":
         warnings = sum(f.severity == "warning" for f in findings)
@@ -118,6 +130,31 @@ def check(request: CheckRequest, progress: Any, say: Callable[[str], None]) -> S
         head = f"{clip.name}: {len(clip)} of {len(clip.timeline)} frames, {clip.width} x {clip.height} pixels; {count}"
         say(f"{head}\n{findings_table(findings)}")
     return findings
+
+
+def _without_masks(clip: str, text: str) -> Finding:
+    """That there are no masks; for a folder in another format also how to import it."""
+    from dyn4d.io.check import Finding
+
+    return Finding(
+        "error", text + _import_hint(clip), kind="no masks",
+        consequence="dyn4d run refuses the clip; the rest of it was looked at in whole pictures here",
+        remedy=f"dyn4d mask {clip} --box X0 Y0 X1 Y1",
+    )  # fmt: skip
+
+
+def _import_hint(clip: str) -> str:
+    """How to import what lies there, if it is no clip but of a format that is known; else nothing."""
+    from dyn4d.io.importers.detect import find_format
+
+    source = Path(clip)
+    try:
+        if (source / "rgb").is_dir() and (source / "cameras.json").exists():
+            return ""
+        found = find_format(source)
+    except (InputError, OSError, ValueError):
+        return ""
+    return "" if found in ("images", "video") else f"; it looks like {found}: dyn4d import {source} --out FOLDER"
 
 
 def _about_geometry(clip: Clip) -> list[Finding]:

@@ -14,10 +14,12 @@ from dyn4d.core.types import Camera, Clip
 from dyn4d.io.check import Finding
 from dyn4d.io.clip_watch import ClipWatch, FrameFigures
 from dyn4d.io.depth_findings import depth_findings
-from dyn4d.io.finding_tools import MATCHES, about, column, median, overall, spread_of, usual_of
+from dyn4d.io.finding_tools import MATCHES, about, column, median, overall, usual_of
 from dyn4d.io.mask_findings import mask_findings
+from dyn4d.io.pose_findings import pose_findings
+from dyn4d.io.time_findings import time_findings
 
-BLURRED = 0.55  # of the log of sharpness below that of the frames around
+BLURRED = 0.56  # of the log of sharpness below that of the sharp ones among the frames around
 EXPOSED = 0.08  # of the log of brightness, from one frame to the next
 DRIFTED = 0.35  # of the log of brightness, over the clip
 CLIPPED = 0.3  # of the object
@@ -27,7 +29,6 @@ SWAPPED = 0.75  # of the change between neighbours, that frames two apart differ
 STILL = 0.02  # of the usual change
 FEW_TEXTURED = 0.03  # of the object's pixels
 SMALL = 48  # px, the longest side of the object
-SPEED = (8.0, 130.0)  # frames a second
 STATIC_PX = 0.3  # px that the background moves in `REACH` frames
 PARALLAX_DEG = 3.0
 PLANE = 0.97  # of the background's corners that one homography explains
@@ -39,9 +40,10 @@ def find_risks(clip: Clip, watch: ClipWatch) -> list[Finding]:
     figures = watch.figures
     found: list[Finding] = []
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        lambda: _sizes(clip, figures), lambda: _times(clip), lambda: _order(figures), lambda: _blur(figures),
+        lambda: _sizes(clip, figures), lambda: time_findings(clip), lambda: _order(figures), lambda: _blur(figures),
         lambda: _exposure(figures), lambda: mask_findings(figures), lambda: _texture(figures),
         lambda: _camera(clip, watch), lambda: depth_findings(clip, watch),
+        lambda: pose_findings(watch.poses.pairs),
     )  # fmt: skip
     for check in checks:
         found += check()
@@ -69,39 +71,13 @@ def _sizes(clip: Clip, figures: Sequence[FrameFigures]) -> list[Finding]:
     return found
 
 
-def _times(clip: Clip) -> list[Finding]:
-    if len(clip) == 1:
-        return [overall("one frame", "the clip has one frame", "nothing can move, and only one side is seen",
-                       "more frames")]  # fmt: skip
-    found = []
-    steps = np.diff(clip.timeline.seconds[clip.frames])
-    usual = float(np.median(steps))
-    wide = np.flatnonzero(steps > 1.8 * usual)
-    if len(wide):
-        frames = tuple(int(clip.frames[row]) for row in wide + 1)
-        text = f"{steps[wide].max():.3g} s since the frame before, {usual:.3g} s is usual"
-        found.append(Finding("warning", text, frames[0], kind="time gap", frames=frames,
-                             consequence="motion in the gap is only guessed",
-                             remedy="put the missing frames in, or cut the clip there"))  # fmt: skip
-    others = np.delete(steps, wide)
-    if len(others) > 2 and float(np.std(others)) > 0.2 * usual:
-        found.append(overall("frame rate", f"times between frames vary, {others.min():.3g} to {others.max():.3g} s",
-                            "none: times are kept as they are; videos that are written have a fixed rate",
-                            "", "info"))  # fmt: skip
-    rate = 1 / usual if usual > 0 else math.inf
-    if not SPEED[0] <= rate <= SPEED[1]:
-        so = "fast motion may be too far to follow" if rate < SPEED[0] else "neighbouring frames show little change"
-        mend = "more frames a second" if rate < SPEED[0] else "--frames ::4 takes every fourth"
-        found.append(overall("frame rate", f"{rate:.3g} frames a second", so, mend, "info"))
-    return found
-
-
 def _order(figures: Sequence[FrameFigures]) -> list[Finding]:
     """Frames that repeat, are out of order, or follow a cut."""
     same = np.array([one.same for one in figures])
     found = about("repeated", figures, np.flatnonzero(same), "the same picture as the frame before",
                    "the object seems to stop there, and to jump after", "take repeated frames out")  # fmt: skip
     change, skip = column(figures, "change"), column(figures, "skip")
+    even, even_skip = column(figures, "even"), column(figures, "even_skip")
     moving = change[np.isfinite(change) & ~same]
     if len(moving) < 4:
         return found
@@ -124,9 +100,10 @@ def _order(figures: Sequence[FrameFigures]) -> list[Finding]:
     far = np.where(np.isfinite(usual_of(skip)), usual_of(skip), np.inf)
     lasting = [
         i for i in range(2, len(figures) - 1)
-        if min(change[i], skip[i], skip[i + 1]) > LASTING * max(far[i], far[i + 1]) + 0.5 and change[i] > 1.8 * usual[i]
+        if min(even[i], even_skip[i], even_skip[i + 1]) > LASTING * max(far[i], far[i + 1]) + 0.5
+        and even[i] > 1.8 * usual[i]
     ]  # fmt: skip
-    cuts = [i for i in sorted({*np.flatnonzero(change > CUT * usual + 0.5).tolist(), *lasting}) if i not in near]
+    cuts = [i for i in sorted({*np.flatnonzero(even > CUT * usual + 0.5).tolist(), *lasting}) if i not in near]
     found += about("cut", figures, cuts, "the picture changes far more than between other frames",
                     "frames on both sides can hardly be matched", "cut the clip there: --frames")  # fmt: skip
     return found
@@ -139,11 +116,11 @@ def _outlier(change: np.ndarray, skip: np.ndarray, usual: np.ndarray, i: int) ->
 
 def _blur(figures: Sequence[FrameFigures]) -> list[Finding]:
     sharp = column(figures, "sharp")
-    below = usual_of(sharp) - sharp
-    limit = max(BLURRED, 4 * spread_of(sharp))
-    rows = np.flatnonzero(below > limit)
+    # With the sharp ones among its neighbours: in fast clips many of these are blurred too.
+    below = usual_of(sharp, around=8, quantile=0.75) - sharp
+    rows = np.flatnonzero(below > BLURRED)
     worst = math.exp(-float(below[rows].max())) if len(rows) else 1.0
-    return about("blur", figures, rows, f"less sharp on the object than the frames around (down to {worst:.0%})",
+    return about("blur", figures, rows, f"less sharp on the object than sharp frames around (down to {worst:.0%})",
                   MATCHES + ", and the blur is learned as colour",
                   "leave it out, or expose for a shorter time")  # fmt: skip
 

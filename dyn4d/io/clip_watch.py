@@ -15,6 +15,7 @@ import numpy as np
 
 from dyn4d.core.types import Clip
 from dyn4d.io.depth_watch import DepthFit, depth_figures
+from dyn4d.io.pose_watch import PoseWatch
 
 LONGEST = 1280  # px: larger pictures are reduced before anything is measured
 THUMB = 64  # px: of pictures that are compared as wholes
@@ -33,10 +34,11 @@ class FrameFigures:
     """Numbers of one frame; NaN where there is nothing to measure.
 
     Attributes:
-        frame: of the whole clip. row: among the selected ones. sharp: log of the mean second derivative on the object.
+        frame: of the whole clip. row: among the selected ones. sharp: log of the second derivative on the object.
         gain: log of the brightness over that of the frame before. lit_around: that was told by what is around the
             object. clipped: share of the object that is black or white throughout.
-        change, skip: mean difference to the frame before and to that before it. same: it is that frame, bit for bit.
+        change, skip: mean difference to the frame before and to that before it. even,
+            even_skip: the same, had both one brightness. same: it is that frame, bit for bit.
         area: object pixels. centre: px. size: px, longest side of its box. turned, turned_skip: 1 - overlap with the
             mask before and before that, laid centre on centre. border: px of it on the edge of the picture.
         holes: area enclosed without an edge over its own. pieces: share of its largest piece. texture: share that is
@@ -52,6 +54,8 @@ class FrameFigures:
     clipped: float = NAN
     change: float = NAN
     skip: float = NAN
+    even: float = NAN
+    even_skip: float = NAN
     same: bool = False
     area: float = NAN
     centre: tuple[float, float] = (NAN, NAN)
@@ -92,7 +96,7 @@ class _Seen:
 
 @dataclass
 class ClipWatch:
-    """Look at the frames in order, with `add`; then read `figures`, `scene` and `fit`."""
+    """Look at the frames in order, with `add`; then read `figures`, `scene`, `fit` and `poses`."""
 
     clip: Clip
     figures: list[FrameFigures] = field(default_factory=list)
@@ -103,6 +107,7 @@ class ClipWatch:
 
     def __post_init__(self) -> None:
         count = len(self.clip)
+        self.poses = PoseWatch(self.clip)
         self.reach = max(1, min(REACH, count // 4))
         starts = np.linspace(0, max(count - 1 - self.reach, 0), SITES).astype(int)
         self._starts = set(starts.tolist()) if count > 1 else set()
@@ -127,6 +132,7 @@ class ClipWatch:
             self._background(row, small, inside, step)
         if depth is not None:
             depth_figures(figures, depth, mask)
+            self.poses.add(row, mask, depth)
             if row in self._fitted and not whole:
                 self.fit.add(grey, mask, depth)
         self.figures.append(figures)
@@ -146,6 +152,7 @@ class ClipWatch:
         if self._seen:
             before = self._seen[-1]
             figures.change = float(np.abs(thumb - before.thumb).mean())
+            figures.even = _even_change(thumb, before.thumb)
             figures.same = before.digest == mine.digest
             here, there = (cv2.blur(picture, (5, 5)) for picture in (thumb, before.thumb))
             lit = (here > 12) & (there > 12) & (here < 245) & (there < 245)
@@ -157,6 +164,7 @@ class ClipWatch:
             figures.turned = NAN if whole else _unlike(mine, before)
         if len(self._seen) == 2:
             figures.skip = float(np.abs(thumb - self._seen[0].thumb).mean())
+            figures.even_skip = _even_change(thumb, self._seen[0].thumb)
             figures.turned_skip = NAN if whole else _unlike(mine, self._seen[0])
         self._seen.append(mine)
 
@@ -175,6 +183,18 @@ class ClipWatch:
             self._anchor = (row, small, (around == 0).astype(np.uint8))
 
 
+def _even_change(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean difference of two small pictures, the darker one made as light as the other if that brings them nearer."""
+    plain = float(np.abs(a - b).mean())
+    here, there = (cv2.blur(picture, (5, 5)) for picture in (a, b))
+    lit = (np.minimum(here, there) > 12) & (np.maximum(here, there) < 245)
+    if np.count_nonzero(lit) < 16:
+        return plain
+    gain = float(np.median(here[lit] / there[lit]))
+    dark, light = (b * gain, a) if gain > 1 else (a / gain, b)
+    return min(plain, float(np.abs(np.minimum(dark, 255) - light).mean()))
+
+
 def _middle(mask: np.ndarray) -> tuple[float, float]:
     y, x = np.nonzero(mask)
     return (float(x.mean()), float(y.mean())) if len(x) else (NAN, NAN)
@@ -190,7 +210,7 @@ def _surface(figures: FrameFigures, grey: np.ndarray, inside: np.ndarray) -> Non
     box = np.s_[max(rows[0] - 4, 0) : rows[-1] + 5, max(columns[0] - 4, 0) : columns[-1] + 5]
     part, core = np.ascontiguousarray(grey[box]), core[box]
     second = cv2.Laplacian(part, cv2.CV_32F)
-    figures.sharp = float(np.log(np.abs(second[core]).mean() + 0.2))
+    figures.sharp = float(np.log(second[core].std() + 0.2))
     if min(part.shape) >= 3:
         weakest = cv2.cornerMinEigenVal(part.astype(np.float32) / 255, 5)
         figures.texture = float((weakest[core] > TEXTURED).mean())

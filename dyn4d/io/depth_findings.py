@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from dyn4d.core.errors import InputError
 from dyn4d.core.types import Clip
+from dyn4d.io.cameras_json import read_cameras
 from dyn4d.io.check import Finding
 from dyn4d.io.clip_watch import ClipWatch, FrameFigures
 from dyn4d.io.finding_tools import about, column, median, overall
@@ -17,6 +19,7 @@ HOLLOW_ALL = 0.3  # in the median frame
 FLAT = 2e-3  # relative width of the depth on the object
 SHIFTED_PX, SHIFTED = 2.0, 1.12  # shift of depth, and how much better depth lies with it
 DEPTH_JUMP = 0.12  # relative, of the median depth off that of both neighbours
+DIVISORS = (1.0, 256.0, 1000.0, 5000.0)  # that depth maps are usually stored with
 LOW = np.log(2.0)  # of the factor by which depth seems to be off
 
 
@@ -103,8 +106,24 @@ def _depth_scale(clip: Clip, figures: Sequence[FrameFigures]) -> list[Finding]:
         return []
     return [overall("depth scale", f"depth would fit the cameras' motion if it were {_times_word(scale)}",
                    "the object seems to move with the camera, and its points of different frames do not meet",
-                   "look at depth_div, and at the unit of w2c")]  # fmt: skip
+                   f"look at depth_div{_divisor(clip, scale)}, and at the unit of w2c")]  # fmt: skip
 
 
 def _times_word(scale: float) -> str:
-    return f"{scale:.3g} times as large" if scale >= 1 else f"{1 / scale:.3g} times smaller"
+    """Depth that is too large hides how much too large it is behind the object's own motion."""
+    return f"about {scale:.0f} times as large" if scale >= 1 else f"at least about {1 / scale:.0f} times smaller"
+
+
+def _divisor(clip: Clip, scale: float) -> str:
+    """The usual depth_div that would mend it, in words; nothing where none would."""
+    file = clip.source / "cameras.json"
+    if not file.is_file():
+        return ""
+    try:
+        now = read_cameras(file).depth_div
+    except InputError:
+        return ""
+    off = {divisor: math.log(now / divisor / scale) for divisor in DIVISORS}
+    fitting = [divisor for divisor in DIVISORS if -0.8 < off[divisor] < 0.3]
+    best = min(fitting, key=lambda divisor: abs(off[divisor]), default=None)
+    return "" if best is None else f" (it is {now:g}; {best:g} would fit)"

@@ -24,22 +24,16 @@ def median(values: np.ndarray) -> float:
     return float(np.median(known)) if len(known) else math.nan
 
 
-def usual_of(values: np.ndarray) -> np.ndarray:
-    """(T,) the median of each frame's neighbours, without the frame itself; NaN where there are few."""
+def usual_of(values: np.ndarray, *, around: int = AROUND, quantile: float = 0.5) -> np.ndarray:
+    """(T,) the median (or another quantile) of each frame's neighbours, without the frame itself; NaN where there are
+    few."""
     out = np.full(len(values), np.nan)
     for i in range(len(values)):
-        near = np.r_[values[max(i - AROUND, 0) : i], values[i + 1 : i + 1 + AROUND]]
+        near = np.r_[values[max(i - around, 0) : i], values[i + 1 : i + 1 + around]]
         near = near[np.isfinite(near)]
         if len(near) >= min(3, len(values) - 1) and len(near):
-            out[i] = np.median(near)
+            out[i] = np.quantile(near, quantile)
     return out
-
-
-def spread_of(values: np.ndarray) -> float:
-    """Robust standard deviation of the steps from frame to frame, without their sudden ones."""
-    steps = np.diff(values)
-    steps = steps[np.isfinite(steps)]
-    return 1.4826 * float(np.median(np.abs(steps))) if len(steps) else 0.0
 
 
 def about(

@@ -16,6 +16,10 @@ from dyn4d.io.video import VIDEO_SUFFIXES, VideoReader
 _MASK_FOLDERS = ("mask", "masks")
 
 
+class NoMasksError(InputError):
+    """Nothing says where the object is, and nobody said that the whole frame is."""
+
+
 @dataclass(frozen=True)
 class Frames:
     """The colour frames of a clip, all of them.
@@ -48,12 +52,16 @@ def natural_key(path: Path) -> list[tuple[int, int, str]]:
 
 
 def list_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
-    """The visible files of a folder with these suffixes, in natural order."""
+    """The visible files of a folder with these suffixes, in natural order. Raises `InputError` where one is a link that
+    leads to no file."""
     allowed = set(suffixes)
     try:
         found = [p for p in folder.iterdir() if p.suffix.lower() in allowed and not p.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder} cannot be listed: {error.strerror or error}") from error
+    for path in sorted(found, key=natural_key):
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path} is a link to {path.readlink()}, which leads nowhere; mend or remove it")
     return sorted((p for p in found if p.is_file()), key=natural_key)
 
 
@@ -266,9 +274,9 @@ def _alpha(frames: Frames, *, asked: bool) -> str:
     where = frames.video.path if frames.video is not None else frames.root
     if asked:
         raise InputError(f"{where}: --mask alpha, but the frames have no alpha channel that masks anything")
-    raise InputError(
-        f"{where} has no masks; put PNGs with the frames' names into mask/, name a folder or video with --mask, or "
-        "take the whole frame with --mask none"
+    raise NoMasksError(
+        f"{where} has no masks; put PNGs with the frames' names into mask/, make them with dyn4d mask {where} --box X0 "
+        "Y0 X1 Y1, name a folder or video with --mask, or take the whole frame with --mask none"
     )
 
 

@@ -12,7 +12,7 @@ from dyn4d.io.clip_watch import FrameFigures
 from dyn4d.io.finding_tools import MATCHES, about, column, median
 
 FLICKERS = 0.06  # of overlap with both neighbours, beyond what these two differ by
-HOLES = 0.03  # of the mask, beyond 2.5 times what the frames around have
+HOLES = 0.015  # of the mask, beyond 2.5 times what the frames around have
 TORN = 0.12  # of the mask, beyond what is usual, in smaller pieces
 JUMPED = 0.15  # of the object's size, off the middle between both neighbours
 
@@ -55,7 +55,7 @@ def _pierced(holes: np.ndarray, i: int) -> bool:
     around = [holes[k] for k in (i - 1, i + 1) if 0 <= k < len(holes) and math.isfinite(holes[k])]
     if not around or not math.isfinite(holes[i]):
         return False
-    return bool(holes[i] > HOLES + 2.5 * max(around) or holes[i] > 2 * HOLES + 2.5 * min(around))
+    return bool(holes[i] > HOLES + 2.5 * max(around) or holes[i] > 4 * HOLES + 2.5 * min(around))
 
 
 def _jumps(figures: Sequence[FrameFigures]) -> list[Finding]:

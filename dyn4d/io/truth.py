@@ -120,6 +120,15 @@ def load_truth(folder: str | Path) -> Truth:
     return Truth(folder, tuple(views), head.width, head.height, head.depth_div, cameras, **_tracks(folder))
 
 
+def held_out_times(folder: Path) -> list[float]:
+    """Seconds of the views of a truth folder that have a time; none where there is no `views.json`. Raises `InputError`
+    where that is broken."""
+    path = folder / "views.json"
+    if not path.is_file():
+        return []
+    return [entry.time for entry in read_entries(read_json(path), path, "views") if entry.time is not None]
+
+
 def _file(folder: Path, name: str, where: str) -> Path:
     path = folder / name
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -193,6 +194,16 @@ def test_a_damage_is_found_and_its_frame_named(clean: Clip, name: str) -> None:
     assert (one.consequence and one.remedy) or kind == "mask empty"
 
 
+def test_blur_is_seen_where_much_of_the_clip_is_blurred(clean: Clip) -> None:
+    blurred = {2: 1.5, 5: 2.0, 8: 1.0, 11: 2.0, 12: 2.5, 16: 1.5, 19: 2.0, 21: 1.2}
+
+    def smear(images: list, masks: list, depth: list) -> None:
+        for i, sigma in blurred.items():
+            images[i] = cv2.GaussianBlur(images[i], (0, 0), sigma)
+
+    assert kinds(inspect_clip(damaged(clean, smear)))["blur"] == tuple(blurred)
+
+
 def test_the_shift_of_depth_is_measured(clean: Clip) -> None:
     def down_and_left(images: list, masks: list, depth: list) -> None:
         depth[:] = [np.roll(one, (4, -6), axis=(0, 1)) for one in depth]
@@ -204,7 +215,20 @@ def test_the_shift_of_depth_is_measured(clean: Clip) -> None:
 
 def test_the_scale_of_depth_is_measured(clean: Clip) -> None:
     text = next(f.text for f in inspect_clip(damaged(clean, _depth_scale)) if f.kind == "depth scale")
-    assert 3 < float(text.split("if it were ")[1].split(" ")[0]) < 9
+    assert 3 < float(text.split("if it were about ")[1].split(" ")[0]) < 9
+
+
+def test_a_usual_divisor_that_would_mend_the_scale_is_named(clean: Clip, tmp_path: Path) -> None:
+    (tmp_path / "cameras.json").write_text('{"depth_div": 1000}')
+    clean = replace(clean, source=tmp_path)
+
+    def too_far(images: list, masks: list, depth: list) -> None:
+        depth[:] = [one * 5 for one in depth]
+
+    found = next(f for f in inspect_clip(damaged(clean, too_far)) if f.kind == "depth scale")
+    assert "at least about 3 times smaller" in found.text and "5000 would fit" in found.remedy
+    found = next(f for f in inspect_clip(damaged(clean, _depth_scale)) if f.kind == "depth scale")
+    assert "256 would fit" in found.remedy  # 200 is what was made of it
 
 
 def test_times_that_leave_a_gap(clean: Clip) -> None:
@@ -213,6 +237,56 @@ def test_times_that_leave_a_gap(clean: Clip) -> None:
     line = Timeline(seconds / seconds[-1], seconds, clean.timeline.names)
     found = kinds(inspect_clip(replace(clean, timeline=line)))
     assert found == {"time gap": (HIT,)}
+
+
+def test_held_out_frames_leave_no_gap(clean: Clip, tmp_path: Path) -> None:
+    kept = [i for i in range(FRAMES) if i % 8 != 4]
+    seconds = np.arange(FRAMES) / 24.0
+    line = Timeline(seconds / seconds[-1], seconds, clean.timeline.names)
+    part = replace(clean, frames=np.array(kept), timeline=line, images=[clean.images[i] for i in kept], depth=None,
+                   masks=[clean.masks[i] for i in kept], cameras=None, all_cameras=None, source=tmp_path)  # fmt: skip
+    assert kinds(inspect_clip(part))["time gap"] == (5, 13, 21)
+    (tmp_path / "truth").mkdir()
+    views = [{"index": i, "time": float(seconds[i]), "view": "test"} for i in range(FRAMES) if i not in kept]
+    (tmp_path / "truth/views.json").write_text(json.dumps({"views": views[:2]}))
+    assert kinds(inspect_clip(part))["time gap"] == (21,)
+    (tmp_path / "truth/views.json").write_text(json.dumps({"views": views}))
+    assert "time gap" not in kinds(inspect_clip(part))
+
+
+@pytest.mark.parametrize(("names", "rows"), [("{}", (HIT,)), ("dog_{:05d}_left", (HIT,)), ("{}a{}", ())])
+def test_numbers_that_are_missing_in_the_names(clean: Clip, names: str, rows: tuple[int, ...]) -> None:
+    numbers = [i + 4 * (i >= HIT) for i in range(FRAMES)]
+    seconds = np.arange(FRAMES) / 24.0
+    stems = tuple(names.format(n, n * n) for n in numbers)
+    told = kinds(inspect_clip(replace(clean, timeline=Timeline(seconds / seconds[-1], seconds, stems))))
+    assert told.get("frame numbers", ()) == rows and "time gap" not in told
+    seconds = np.array(numbers) / 24.0  # times that know of the gap
+    told = kinds(inspect_clip(replace(clean, timeline=Timeline(seconds / seconds[-1], seconds, stems))))
+    assert "frame numbers" not in told and told["time gap"] == (HIT,)
+
+
+@pytest.mark.parametrize("factor", [1.25, 0.6])
+def test_a_frame_of_another_brightness_is_no_cut(clean: Clip, factor: float) -> None:
+    def flash(images: list, masks: list, depth: list) -> None:
+        images[HIT] = np.clip(images[HIT] * factor, 0, 255).astype(np.uint8)
+
+    def step(images: list, masks: list, depth: list) -> None:
+        images[HIT:] = [np.clip(one * factor, 0, 255).astype(np.uint8) for one in images[HIT:]]
+
+    for change in (flash, step):
+        told = kinds(inspect_clip(damaged(clean, change)))
+        assert "exposure" in told and "cut" not in told
+
+
+def test_a_small_hole_that_its_neighbours_do_not_have(clean: Clip) -> None:
+    """On a plain body without gaps, 2.5 % of it."""
+    picture = np.full((192, 192, 3), 90, np.uint8)
+    masks = [cv2.circle(np.zeros((192, 192), np.uint8), (90 + i // 4, 96), 50, 1, -1) > 0 for i in range(FRAMES)]
+    images = [np.where(mask[..., None], np.uint8(160), picture) for mask in masks]
+    masks[HIT][90:104, 80:94] = False
+    body = replace(clean, images=images, masks=masks, depth=None, cameras=None, all_cameras=None)
+    assert kinds(inspect_clip(body)).get("mask hole") == (HIT,)
 
 
 def test_a_camera_that_stands_still(clean: Clip) -> None:
