@@ -62,7 +62,9 @@ def _lines(clip: WrittenClip, name: str) -> list[str]:
     parts = [f"{counted(clip.frames, 'frame')}, {clip.width} x {clip.height}"]
     parts.append("masks" if clip.masks else "no masks")
     parts.append("depth" if clip.depth else "no depth")
-    if clip.intrinsics:
+    if clip.static:
+        parts.append("static camera" if clip.intrinsics else "static camera, no intrinsics")
+    elif clip.intrinsics:
         parts.append(f"poses of {clip.poses}" if clip.poses else "intrinsics, no poses")
     else:
         parts.append("no cameras")

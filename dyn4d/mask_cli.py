@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from dyn4d import __version__
 from dyn4d.core.errors import InputError
 from dyn4d.core.listing import counted, listed
 from dyn4d.core.protocols import Progress
+from dyn4d.runs import locked_folder
 from dyn4d.segmentation.config import MaskConfig
 
 if TYPE_CHECKING:
@@ -87,11 +89,18 @@ def make_masks(request: MaskRequest, progress: Progress) -> str:
     clip = open_clip(request.clip)
     folder = mask_folder(clip, request.clip, request.out)
     folder.require_free(overwrite=request.overwrite)
-    begin = time.monotonic()
-    made = _made(source, request, clip, progress)
-    for line in made.licences:
-        progress.note(line)
-    return write_masks(made, clip, folder, request.options.min_score, begin)
+    with alone(folder):
+        begin = time.monotonic()
+        made = _made(source, request, clip, progress)
+        for line in made.licences:
+            progress.note(line)
+        return write_masks(made, clip, folder, request.options.min_score, begin)
+
+
+def alone(folder: MaskFolder) -> AbstractContextManager[None]:
+    """Keeps masks that are there from being replaced while they are corrected, and from being corrected twice at a
+    time. Raises `InputError` on entering."""
+    return locked_folder(folder.root, "works on these masks") if folder.masks.is_dir() else nullcontext()
 
 
 def open_clip(path: str) -> Clip:

@@ -9,113 +9,54 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import threading
-import time
 import webbrowser
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
-
-from dyn4d.core.errors import Dyn4DError, InputError
+from dyn4d.core.errors import Dyn4DError, InputError, RunError
+from dyn4d.core.listing import counted
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.core.types import Clip
 from dyn4d.io.image_bytes import decode_mask, encode_jpeg, encode_mask
-from dyn4d.io.mask_folder import MaskFolder
-from dyn4d.mask_cli import Made, MaskRequest, mask_folder, open_clip, write_masks, write_sheet
-from dyn4d.segmentation.config import MaskConfig
-from dyn4d.segmentation.results import FrameMask
+from dyn4d.mask_cli import MaskRequest, alone, mask_folder, open_clip, write_sheet
+from dyn4d.mask_session import Session
 
 HOST = "127.0.0.1"
 PORTS = 100  # that are tried from the wanted one on
 LARGEST = 64 * 2**20  # bytes of one mask that is sent
 
 
-class Session:
-    """The masks of one clip while they are corrected.
+class Watched:
+    """Progress that another thread may look at, and end: `stopped` makes the work raise `RunError` at its next step."""
 
-    Args:
-        clip: its frames. folder: where its masks are. config: of carrying them on.
+    def __init__(self, inner: Progress) -> None:
+        self.inner, self.done, self.total, self.stopped = inner, 0, 0, False
 
-    Raises:
-        InputError: there are no masks, or not of all frames.
-    """
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        self.done, self.total = done, total
+        self.inner.start(label, total, done)
 
-    def __init__(self, clip: Clip, folder: MaskFolder, config: MaskConfig) -> None:
-        self.clip, self.folder, self.config = clip, folder, config
-        self.lock = threading.RLock()
-        missing = [name for frame, name in enumerate(folder.names) if not folder.file(frame).is_file()]
-        if missing:
-            raise InputError(
-                f"{folder.masks} has no mask for frame {missing[0]}; make masks first, with dyn4d mask CLIP --box ..."
-            )
-        self.record = folder.read_record() or self._new_record()
-        if len(self.record.get("frames", ())) != len(folder.names):
-            raise InputError(f"{folder.record} is of another clip; remove it, or make the masks again with --overwrite")
+    def update(self, **values: float) -> None:
+        if self.stopped:
+            raise RunError("the masks are not carried: dyn4d mask was ended")
+        self.done += 1
+        self.inner.update(**values)
 
-    def _new_record(self) -> dict[str, Any]:
-        rows = [{"frame": i, "name": name, "score": 1.0, "key": False, "area": 0.0, "checks": {}}
-                for i, name in enumerate(self.folder.names)]  # fmt: skip
-        return {"method": "given", "min_score": self.config.min_score, "keys": [], "doubtful": [], "frames": rows,
-                "warnings": [], "licences": []}  # fmt: skip
+    def finish(self) -> None:
+        self.done = self.total = 0
+        self.inner.finish()
 
-    def summary(self) -> dict[str, Any]:
-        """What the page needs to know."""
-        rows = self.record["frames"]
-        return {"clip": self.clip.name, "width": self.clip.width, "height": self.clip.height,
-                "min_score": self.record["min_score"], "method": self.record["method"],
-                "frames": [{"name": r["name"], "score": r["score"], "key": r["key"]} for r in rows]}  # fmt: skip
-
-    def save(self, frame: int, mask: np.ndarray) -> None:
-        """Take a corrected mask; its frame is a key frame from now on."""
-        with self.lock:
-            self.folder.write(frame, mask)
-            row = self.record["frames"][frame]
-            row.update(key=True, score=1.0, area=round(float(mask.mean()), 6), checks={}, corrected=True)
-            self._note()
-
-    def _note(self) -> None:
-        rows = self.record["frames"]
-        self.record["keys"] = [row["frame"] for row in rows if row["key"]]
-        self.record["doubtful"] = [row["frame"] for row in rows if row["score"] < self.record["min_score"]]
-        self.folder.write_record(self.record)
-
-    def carry(self, progress: Progress) -> dict[str, Any]:
-        """Make all other masks again from those of the key frames. Raises `InputError` where there are none."""
-        from dyn4d.segmentation.first import Prompt
-        from dyn4d.segmentation.make import follow_object
-
-        with self.lock:
-            corrected = [row["frame"] for row in self.record["frames"] if row.get("corrected")]
-            keys = [frame for frame in self.record["keys"] if self.folder.read(frame).any()]
-            if not keys:
-                raise InputError("no key frame with an object on it: correct a frame and save it first")
-            prompts = [Prompt(frame, mask=self.folder.read(frame)) for frame in keys]
-            away = {frame for frame in corrected if frame not in keys}
-            followed = follow_object(self.clip.images, prompts, self.config, progress)
-            details = {"prompts": self.record.get("prompts", []), "corrected": corrected}
-            licences = tuple(self.record["licences"])
-            made = Made(_left_empty(followed, away), "grabcut and flow, corrected", details, licences)
-            write_masks(made, self.clip, self.folder, self.record["min_score"], time.monotonic())
-            self.record = self.folder.read_record()
-            for frame in corrected:
-                self.record["frames"][frame]["corrected"] = True
-            self._note()
-            return self.summary()
-
-
-def _left_empty(masks: Iterable[FrameMask], away: set[int]) -> Iterator[FrameMask]:
-    """Masks with those left empty in whose frames the user saw no object."""
-    for one in masks:
-        yield FrameMask(one.frame, np.zeros_like(one.mask), 1.0, key=True) if one.frame in away else one
+    def note(self, line: str) -> None:
+        self.inner.note(line)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers the page. GET: / , api/clip, api/frame?n=, api/mask?n= ; POST: api/mask?n=, api/carry."""
+    """Answers the page.
+
+    GET: / , api/clip, api/frame?n=, api/mask?n=, api/progress ; POST: api/mask?n=, api/withdraw?n=, api/carry.
+    """
 
     server: MaskServer
     protocol_version = "HTTP/1.1"
@@ -183,6 +124,9 @@ class Handler(BaseHTTPRequestHandler):
             self._send(page.encode(), "text/html; charset=utf-8")
         elif path == "/api/clip":
             self._send(json.dumps(session.summary()).encode(), "application/json")
+        elif path == "/api/progress":
+            share = {"done": self.server.progress.done, "total": self.server.progress.total}
+            self._send(json.dumps(share).encode(), "application/json")
         elif path in ("/api/frame", "/api/mask"):
             frame = self._frame()
             if frame is None:
@@ -201,12 +145,15 @@ class Handler(BaseHTTPRequestHandler):
             self._fail("a body of known and bounded length is needed", HTTPStatus.LENGTH_REQUIRED)
             return
         body = self.rfile.read(int(length))
-        if path == "/api/mask":
+        if path in ("/api/mask", "/api/withdraw"):
             frame = self._frame()
             if frame is None:
                 self._fail("no such frame", HTTPStatus.NOT_FOUND)
                 return
-            session.save(frame, decode_mask(body))
+            if path == "/api/mask":
+                session.save(frame, decode_mask(body))
+            else:
+                session.withdraw(frame)
             self._send(json.dumps(session.summary()).encode(), "application/json")
         elif path == "/api/carry":
             self._send(json.dumps(session.carry(self.server.progress)).encode(), "application/json")
@@ -229,7 +176,7 @@ class MaskServer(ThreadingHTTPServer):
 
     def __init__(self, session: Session, port: int = 0, progress: Progress | None = None) -> None:
         self.session, self.token = session, secrets.token_urlsafe(18)
-        self.progress = progress or SilentProgress()
+        self.progress = Watched(progress or SilentProgress())
         if not 0 <= port <= 65535:
             raise InputError(f"--port {port}: ports are 1 to 65535, or 0 for any that is free")
         for one in [0] if port == 0 else range(port, min(port + PORTS, 65536)):
@@ -250,14 +197,21 @@ def edit_masks(
 ) -> None:
     """Serve the page until Ctrl-C. Raises `InputError` where there are no masks to correct."""
     clip = open_clip(request.clip)
-    session = Session(clip, mask_folder(clip, request.clip, request.out), request.options)
-    with contextlib.suppress(KeyboardInterrupt), MaskServer(session, port, progress) as server:
-        say(f"{server.address}  (only on this machine; Ctrl-C ends it)")
-        if browser:
-            from dyn4d.view_cli import has_display
+    folder = mask_folder(clip, request.clip, request.out)
+    with alone(folder):
+        session = Session(clip, folder, request.options)
+        with contextlib.suppress(KeyboardInterrupt), MaskServer(session, port, progress) as server:
+            say(f"{server.address}  (only on this machine; Ctrl-C ends it)")
+            if browser:
+                from dyn4d.view_cli import has_display
 
-            if has_display():
-                webbrowser.open(server.address)
-        server.serve_forever()
-    with session.lock:  # a mask that is being saved is saved
-        write_sheet(clip, session.folder, session.record)
+                if has_display():
+                    webbrowser.open(server.address)
+            try:
+                server.serve_forever()
+            finally:
+                server.progress.stopped = True
+        with session.lock:  # a mask that is being saved is saved; what is being carried is dropped
+            write_sheet(clip, folder, session.record)
+    done = f"{counted(len(session.saved), 'frame')} corrected" if session.saved else "no frame was corrected"
+    say(f"{done}; the masks are in {folder.masks}, their sheet is {folder.sheet}")

@@ -15,6 +15,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,16 @@ from dyn4d.export.config import DEFAULT_RENDERS
 from dyn4d.export.requirements import require_formats
 from dyn4d.io.atomic import atomic_path
 from dyn4d.progress import QuietProgress, WarningHandler
-from dyn4d.runner import Planned, Stage, execute, make_plan, refuse_changes, require_done
+from dyn4d.runner import (
+    Planned,
+    Stage,
+    execute,
+    make_plan,
+    refuse_changes,
+    require_done,
+    same_run,
+    with_finished_parts,
+)
 from dyn4d.runs import RunFolder, RunState, locked
 
 PACKAGES = ("torch", "numpy", "numba", "opencv-python-headless", "av", "roma", "gsplat")
@@ -124,6 +134,13 @@ def _render_settings(config: Config) -> dict[str, Any]:
     return {"render": {**settings, "which": list(DEFAULT_RENDERS)}}
 
 
+def _show_added_renders(run: RunFolder, config: Config, state: RunState) -> None:
+    """A report that is there, and of these Gaussians, is written again with the renders that were added."""
+    render, export = (next(stage for stage in STAGES if stage.name == name) for name in ("render", "export"))
+    if run.report.is_file() and same_run(export, render, run):
+        stagework.summarise(run, config, state)
+
+
 STAGES: tuple[Stage, ...] = (
     Stage("prepare", "prepare", (), _prepare_settings, stagework.prepare),
     Stage("geometry", "geometry", ("prepare",), _geometry_settings, stagework.geometry, version=2),
@@ -133,12 +150,14 @@ STAGES: tuple[Stage, ...] = (
         finish=stagework.forget_evaluation,
     ),
     Stage(
-        "render", "renders", ("gaussians",), _render_settings, stagework.render,
+        "render", "renders", ("gaussians",), _render_settings, stagework.render, finish=_show_added_renders,
         parts=lambda config: config.render.parts(),
+        keep=lambda config, parts: replace(config, render=config.render.with_made(parts)),
     ),
     Stage(
         "export", "export", ("gaussians", "render"), _export_settings, stagework.export,
         finish=stagework.summarise, beside=_report_files, parts=lambda config: config.export.formats,
+        keep=lambda config, parts: replace(config, export=config.export.with_made(parts)),
     ),
 )  # fmt: skip
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -206,6 +225,7 @@ def _bring_up(
 ) -> RunFolder:
     """Run these stages, in order; those before them have to be done."""
     progress = QuietProgress() if progress is None else progress
+    config = with_finished_parts(STAGES, config, run)
     _check_early(names, config, run, overwrite=overwrite)
     if before is not None:
         before()

@@ -64,6 +64,7 @@ class Stage:
         version: raised when the same settings come to make something else.
         parts: what is asked for of a stage that makes several things, each independent of the others. A finished folder
             that has only some gets the others added; what it has beyond them stays.
+        keep: the configuration with the parts in it that a finished folder has, so that it goes on naming them.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Stage:
     beside: Callable[[Any], tuple[str, ...]] = lambda _: ()
     version: int = 1
     parts: Callable[[Any], tuple[str, ...]] = lambda _: ()
+    keep: Callable[[Any, Sequence[str]], Any] = lambda config, _: config
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,22 @@ def make_plan(stages: Sequence[Stage], config: Any, run: RunFolder) -> list[Plan
                 status, reason = "partial", f"{missing[0]} is missing"
         plan.append(Planned(stage, key, settings, input_keys, status, reason, parts))
     return plan
+
+
+def with_finished_parts(stages: Sequence[Stage], config: Any, run: RunFolder) -> Any:
+    """The configuration with all parts in it that finished folders of the same keys have. What is asked for next then
+    adds to them, and counts for them too."""
+    for one in make_plan(stages, config, run):
+        marker = _read(run.root / one.stage.folder / MARKER) or {}
+        if marker.get("key") == one.key:
+            config = one.stage.keep(config, [str(name) for name in marker.get("parts", [])])
+    return config
+
+
+def same_run(stage: Stage, made_from: Stage, run: RunFolder) -> bool:
+    """Is what a finished stage was made from what lies there now?"""
+    marker, source = (_read(run.root / one.folder / MARKER) or {} for one in (stage, made_from))
+    return bool(source.get("key")) and marker.get("inputs", {}).get(made_from.name) == source.get("key")
 
 
 def _inspect(

@@ -180,23 +180,23 @@ def _try_lock(descriptor: int) -> bool:
 
 
 @contextmanager
-def locked(run: RunFolder) -> Iterator[None]:
-    """Keep other processes away from a run folder while working on it.
+def locked_folder(root: Path, does: str) -> Iterator[None]:
+    """Keep other processes that ask for it away from a folder while working on it.
 
-    The file `.lock` only names the process; what counts is the system's lock on it, so the file that a killed run
-    leaves behind stops nobody. Half-written files in the folder itself are removed.
+    The file `.lock` only names the process; what counts is the system's lock on it, so the file that a killed process
+    leaves behind stops nobody. `does`: what the other one does, in words.
 
     Raises:
         InputError: another process works on this folder.
     """
-    path, name = run.root / ".lock", os.path.realpath(run.root)
+    path, name = root / ".lock", os.path.realpath(root)
     if name in _held:
-        raise InputError(f"{run.root}: this process works on the folder already")
+        raise InputError(f"{root}: this process works on the folder already")
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _try_lock(descriptor):
             os.close(descriptor)
-            raise InputError(f"{run.root}: another dyn4d{_holder(path)} works on this run; wait for it or stop it")
+            raise InputError(f"{root}: another dyn4d{_holder(path)} {does}; wait for it or stop it")
         with contextlib.suppress(OSError):
             if os.name == "nt" or os.fstat(descriptor).st_ino == path.stat().st_ino:
                 break  # else the holder removed the file between our opening and locking it: take the new one
@@ -206,13 +206,25 @@ def locked(run: RunFolder) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         os.write(descriptor, f"{os.getpid()}\n".encode())
-        remove_temporary(run.root)
         yield
     finally:
         _held.discard(name)
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+@contextmanager
+def locked(run: RunFolder) -> Iterator[None]:
+    """Keep other processes away from a run folder while working on it, as `locked_folder` does. Half-written files in
+    the folder itself are removed.
+
+    Raises:
+        InputError: another process works on this folder.
+    """
+    with locked_folder(run.root, "works on this run"):
+        remove_temporary(run.root)
+        yield
 
 
 def remove_temporary(folder: Path, depth: str = "") -> None:

@@ -342,13 +342,21 @@ def export(ctx: StageContext) -> None:
     )  # fmt: skip
 
 
+def _shown(path: Path | str) -> str:
+    """As it is called from here, or its name alone: a page that is given away should not tell how this computer's
+    folders are called."""
+    path = Path(path).absolute()
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.name
+
+
 def summarise(run: RunFolder, config: Config, state: RunState) -> None:
     """Write `metrics.json` and `report.html` from what all stages left."""
     from dyn4d.export.run import summarise_run
     from dyn4d.export.story import tell
 
     demo = run.root / "demo.json"
-    command = repeat_command(config, run.root, demo=read_json(demo) if demo.is_file() else None)
+    told = replace(config, clip=_shown(config.clip))
+    command = repeat_command(told, _shown(run.root), demo=read_json(demo) if demo.is_file() else None)
     seconds = state.seconds()
     facts = [
         ("device", str(state.data.get("device", config.device))),

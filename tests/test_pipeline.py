@@ -177,13 +177,22 @@ def test_renders_are_added_to_a_finished_stage(run: Path, tmp_path: Path) -> Non
     shutil.copytree(run, copy)
     config = load_config(copy / "config.yaml")
     kept = {path: path.stat().st_mtime_ns for path in (copy / "renders").rglob("*.*") if path.name != MARKER}
-    more = dataclasses.replace(config, render=RenderConfig(which=("dolly", "depth"), gif=True, alpha=True))
-    run_stage("render", copy, config=more)
-    for name in ("dolly.mp4", "dolly.gif", "dolly_alpha/000000.png", "depth/000000.png", "depth.json", "input.mp4"):
+    shown = (copy / "report.html").read_text()
+    run_stage("render", copy, config=dataclasses.replace(config, render=RenderConfig(which=("dolly", "depth"))))
+    for name in ("dolly.mp4", "depth/000000.png", "depth.json", "input.mp4"):
         assert (copy / "renders" / name).is_file(), name
     assert all(path.stat().st_mtime_ns == before for path, before in kept.items())
-    assert not (copy / "renders/fixed.gif").exists()
-    assert all(one.status == "done" for one in run_status(copy)[0])  # the report stays valid
+    assert all(one.status == "done" for one in run_status(copy)[0])
+    report = (copy / "report.html").read_text()
+    assert "dolly" in report and "dolly" not in shown
+    assert str(copy) not in report.split("<pre>")[0]  # nor where it lies
+    kept_names = load_config(copy / "config.yaml").render.which
+    assert set(kept_names) == {*config.render.which, "dolly", "depth"}
+    more = dataclasses.replace(config, render=RenderConfig(which=("dolly",), gif=True, alpha=True))
+    run_stage("render", copy, config=more)  # of all that are there
+    for name in ("dolly.gif", "fixed.gif", "dolly_alpha/000000.png", "orbit_alpha/000000.png"):
+        assert (copy / "renders" / name).is_file(), name
+    assert load_config(copy / "config.yaml").render.which == kept_names
 
 
 def test_a_deleted_report_is_written_again_without_retraining(run: Path, tmp_path: Path) -> None:

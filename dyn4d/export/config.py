@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 RenderName = Literal["input", "fixed", "orbit", "tracks", "spiral", "dolly", "bullet", "compare", "depth", "confidence"]
@@ -25,8 +26,8 @@ class RenderConfig:
     """input: the clip's own cameras. fixed: the middle camera at all times. orbit: round the object as time plays.
     tracks: the input video with trails of points of the object. spiral: the orbit, also up and down. dolly: towards
     the object and back. bullet: round it while time stands still. compare: the input video beside the input's views.
-    depth: distance from the clip's own cameras, near is bright. confidence: the orbit, well-seen parts bright. A
-    finished stage gets those added that it lacks."""
+    depth: distance from the clip's own cameras, near is bright. confidence: the orbit, well-seen parts bright. They are
+    added to those that a finished stage has."""
     bullet_frame: int = -1
     """Of bullet: the clip's frame, from 0, at which time stands still; -1: the middle one."""
     gif: bool = False
@@ -56,6 +57,11 @@ class RenderConfig:
             raise ValueError(f"render.trail must not be negative, but is {self.trail}")
         if not 0 <= self.fps <= 240:
             raise ValueError(f"render.fps must be between 0 (the clip's own) and 240, not {self.fps}")
+
+    def with_made(self, parts: Sequence[str]) -> RenderConfig:
+        """With the renders among these parts named too, those that are there first."""
+        there = [name for name in RENDER_NAMES if name in parts]
+        return replace(self, which=tuple(dict.fromkeys((*there, *self.which))))
 
     def file_name(self, name: RenderName) -> str:
         """What the folder and the video of a render are called. Bullets of several frames lie beside each other."""
@@ -94,6 +100,11 @@ class ExportConfig:
     lacks."""
     mesh_faces: int = 40_000
     """Of the mesh: at most this many triangles."""
+
+    def with_made(self, parts: Sequence[str]) -> ExportConfig:
+        """With the formats among these parts named too, those that are there first."""
+        there = [name for name in FORMAT_NAMES if name in parts]
+        return replace(self, formats=tuple(dict.fromkeys((*there, *self.formats))))
 
     def __post_init__(self) -> None:
         if self.report_frames < 1:

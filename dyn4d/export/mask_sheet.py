@@ -57,10 +57,18 @@ def mask_sheet(doubtful: Sequence[Tile], others: Sequence[Tile], title: str) -> 
         for at, tile in enumerate(group):
             left, row = GAP + at % across * (TILE + GAP), top + at // across * (height + LINE + GAP)
             sheet.paste(Image.fromarray(next(drawn)), (left, row + LINE))
-            text = f"{tile.name}   " + ("key frame" if tile.key else f"score {tile.score:.2f}")
+            text = f"{tile.name}   {_words(tile)}"
             draw.text((left, row + 3), text, font=small, fill=ALARM if tile.doubtful else INK)
         top += -(-len(group) // across) * (height + LINE + GAP) + GAP
     return np.asarray(sheet)
+
+
+def _words(tile: Tile) -> str:
+    """A key frame that was found from a box or points has a score; one that was given as a mask, or drawn, has 1."""
+    score = f"score {tile.score:.2f}"
+    if not tile.key:
+        return score
+    return f"key frame, {score}" if tile.score < 1 else "key frame"
 
 
 def _tile(tile: Tile) -> np.ndarray:

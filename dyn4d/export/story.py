@@ -81,7 +81,7 @@ def _inputs(run: Path, options: Mapping[str, Any]) -> list[tuple[str, str]]:
     time, poses = clip.get("time", {}), "given" if clip.get("poses_given") else "not given"
     size, mask = f"{clip['width']} x {clip['height']} pixels", str(options.get("mask", "auto"))
     lines = [
-        ("clip", str(clip.get("source", clip.get("name", "")))),
+        ("clip", str(clip.get("name", ""))),
         ("pictures", f"{clip['frames']} of {size}, {time.get('fps', 0):.3g} a second"),
         ("masks", MASKS.get(mask, mask)),
         ("depth maps", "yes" if clip.get("depth") else "none"), ("camera poses", poses),

@@ -14,10 +14,10 @@ class GeometryConfig:
 
     source: Literal["auto", "rgbd", "mast3r", "pointmaps"] = "auto"
     """auto = pointmaps that are named; else rgbd where the clip has depth maps and K; else pointmaps where they lie in
-    the clip folder; else mast3r where weights are given or come with dyn4d."""
+    the clip folder; else mast3r where there are weights."""
     weights: str = ""
-    """Of mast3r: a file or folder of weights, a model's id on the hub, or small, those that come with dyn4d. Empty:
-    small, where nothing else gives the geometry."""
+    """Of mast3r: a file or folder of weights, a model's id on the hub, or small, dyn4d's own, where this copy
+    has them. Empty: small, where nothing else gives the geometry."""
     pointmaps: str = ""
     """Of pointmaps: an .npz, a folder of them or an estimator's export; "" = those in the clip folder."""
     pointmaps_fit: Literal["auto", "whole", "crop", "pad"] = "auto"

@@ -9,12 +9,16 @@ one's camera, confidences, descriptors. What differs helps a small network:
   whose finer maps go to the head too;
 - one decoder and one head serve both sides, told apart by a learnt vector;
 - a point lies on its pixel's ray, so that the head says a depth for each pixel, and of each view one factor of the
-  focal length; the second view's points are brought to the first camera by one rigid motion, which its tokens vote for.
+  focal length; the second view's points are brought to the first camera by one motion, which the descriptors of both
+  say (`soft_motion`) and its tokens correct.
 
-So the untrained network says a plane at depth 1, seen by two cameras in one place.
+So the untrained network says a plane at depth 1.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +27,13 @@ from torch.nn import functional as F
 from dyn4d.geometry.heads import ResidualUnit, ViewPrediction, to_confidence, to_descriptors
 from dyn4d.geometry.network import EncodedImages, PairNetwork, ViewHints
 from dyn4d.geometry.network_config import PairNetworkConfig
+from dyn4d.geometry.soft_motion import ViewCells, motion_between
 from dyn4d.geometry.transformer import DecoderBlock, EncoderBlock, patch_positions
 
 USUAL_FOCAL = 1.2  # over the longest side of a picture, where the lens is not known
 INPUTS = 7  # colours, mask, direction along x and y, is the lens known?
 LOG_DEPTH = 4.0  # most that a depth differs from 1, as a logarithm
+TEMPERATURE = 0.07  # of the descriptors where they say the motion between the views, at first
 LOCAL = 32  # channels that descriptors are made of, at half the size
 
 
@@ -104,13 +110,18 @@ class RayHead(nn.Module):
         self.to_shape = nn.Conv2d(wide, 2 * 16, 1)
         self.local = LocalHead(config)
         self.vote = nn.Sequential(nn.LayerNorm(dec, eps=1e-6), nn.Linear(dec, dec), nn.GELU(), nn.Linear(dec, 10))
-        with torch.no_grad():  # begins with a plane, and with no motion
+        self.sharpness = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
+        with torch.no_grad():  # begins with a plane, and with no motion of its own
             for layer in (self.to_shape, self.vote[-1]):
                 for parameter in layer.parameters():
                     parameter.zero_()
 
-    def forward(self, encoded: EncodedImages, tokens: Tensor, second: Tensor) -> ViewPrediction:
-        """Args: tokens: (B, N, C) of the decoder. second: (B,) bool, the view is the second of its pair."""
+    def forward(self, encoded: EncodedImages, tokens: Tensor) -> tuple[ViewPrediction, Tensor]:
+        """Args: tokens: (B, N, C) of the decoder.
+
+        Returns:
+            The views in their own cameras, and (B, 9) what their tokens say of their motion.
+        """
         rays, half, quarter, eighth = encoded.maps
         both = torch.cat([encoded.tokens, tokens], -1).transpose(1, 2).unflatten(-1, encoded.grid)
         x = self.coarse(self.from_tokens(both))
@@ -118,14 +129,13 @@ class RayHead(nn.Module):
         x = self.fine(_double(self.narrow(x)) + self.from_quarter(quarter))
         depth, conf = F.pixel_shuffle(self.to_shape(x), 4).unbind(1)
         local = self.local(half, quarter, eighth, x, rays[:, 2])
-        points = self._points(depth, rays, tokens, encoded.grid, second)
+        points, said = self._points(depth, rays, tokens)
         desc = to_descriptors(local[..., :-1])
         config = self.config
-        return ViewPrediction(
-            points, to_confidence(conf, config.conf_mode), desc, to_confidence(local[..., -1], config.desc_conf_mode)
-        )
+        conf, desc_conf = to_confidence(conf, config.conf_mode), to_confidence(local[..., -1], config.desc_conf_mode)
+        return ViewPrediction(points, conf, desc, desc_conf), said
 
-    def _points(self, depth: Tensor, rays: Tensor, tokens: Tensor, grid: tuple[int, int], second: Tensor) -> Tensor:
+    def _points(self, depth: Tensor, rays: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         mask, known = rays[:, 2], rays[:, 3, 0, 0]
         share = F.avg_pool2d(mask[:, None], 16).flatten(1) + 1e-4
         share = share / share.sum(1, keepdim=True)
@@ -133,16 +143,24 @@ class RayHead(nn.Module):
         zoom = torch.where(known > 0.5, torch.ones_like(known), said[:, 9].exp())
         z = (LOG_DEPTH * torch.tanh(depth / LOG_DEPTH)).exp()
         x, y = (rays[:, axis] * zoom[:, None, None] * z for axis in (0, 1))
-        own = torch.stack([x, y, z], -1)
-        inside = mask + 1e-6
+        return torch.stack([x, y, z], -1), said[:, :9]
+
+    def bring(
+        self, second: ViewPrediction, first: ViewPrediction, masks: tuple[Tensor, Tensor], said: Tensor
+    ) -> Tensor:
+        """The second view's points (B, H, W, 3) in the first one's camera.
+
+        The descriptors of both say how; what the second view's tokens say (B, 9) is put on top, a turn about its middle
+        and a shift. masks: of second and first (B, H, W).
+        """
+        assert second.desc is not None and first.desc is not None
+        cells = ViewCells.of(second.points, second.desc, masks[0]), ViewCells.of(first.points, first.desc, masks[1])
+        own = motion_between(*cells, self.sharpness.exp()).apply(second.points)
+        inside = masks[0] + 1e-6
         middle = (own * inside[..., None]).sum((1, 2)) / inside.sum((1, 2))[:, None]
-        turn = _rotation(said[:, :6])
         reach = middle.norm(dim=-1, keepdim=True)
-        moved = (
-            torch.einsum("bij,bhwj->bhwi", turn, own - middle[:, None, None])
-            + (middle + reach * said[:, 6:9])[:, None, None]
-        )
-        return torch.where(second[:, None, None, None], moved, own)
+        turned = torch.einsum("bij,bhwj->bhwi", _rotation(said[:, :6]), own - middle[:, None, None])
+        return turned + (middle + reach * said[:, 6:9])[:, None, None]
 
 
 def _standardised(raw: Tensor, mask: Tensor) -> Tensor:
@@ -224,15 +242,17 @@ class MaskedPairNetwork(PairNetwork):
 
     def _views(self, a: EncodedImages, b: EncodedImages) -> tuple[ViewPrediction, ViewPrediction]:
         side_a, side_b = self.decode(a, b)
-        first = torch.zeros(len(a), dtype=torch.bool, device=self.device)
         with torch.autocast(self.device.type, enabled=False):
             if a.grid == b.grid:
-                views = self.head(
-                    EncodedImages.concatenate(a, b).float(), torch.cat([side_a[-1], side_b[-1]]).float(),
-                    torch.cat([first, ~first]),
-                )  # fmt: skip
-                return views.rows(slice(0, len(a))), views.rows(slice(len(a), None))
-            return self.head(a.float(), side_a[-1].float(), first), self.head(b.float(), side_b[-1].float(), ~first)
+                views, said = self.head(
+                    EncodedImages.concatenate(a, b).float(), torch.cat([side_a[-1], side_b[-1]]).float()
+                )
+                first, second, said = views.rows(slice(0, len(a))), views.rows(slice(len(a), None)), said[len(a) :]
+            else:
+                first, _ = self.head(a.float(), side_a[-1].float())
+                second, said = self.head(b.float(), side_b[-1].float())
+            masks = b.maps[0][:, 2].float(), a.maps[0][:, 2].float()
+            return first, replace(second, points=self.head.bring(second, first, masks, said))
 
 
 def usual_hints(image: Tensor) -> ViewHints:

@@ -59,6 +59,11 @@ def _orientation(picture: Image.Image) -> int:
     return Image.Image.getexif(picture).get(_EXIF_ORIENTATION, 1)
 
 
+def require_whole(path: str | Path) -> None:
+    """Raises `InputError` naming the file where it cannot be decoded to the end: its header alone says nothing."""
+    _open(Path(path))
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """(width, height) after EXIF orientation, from the header alone."""
     path = Path(path)
@@ -145,6 +150,25 @@ def read_labels(path: str | Path) -> np.ndarray:
         return np.array(picture).astype(np.int64)
     colour = np.array(picture.convert("RGB")).astype(np.int64)
     return (colour[..., 0] << 16) | (colour[..., 1] << 8) | colour[..., 2]
+
+
+def read_objects(path: str | Path) -> set[int] | None:
+    """The numbers of the objects in a label picture, as `read_labels` has them: indices of a coloured palette that are
+    not black, or grey values that are too small to be a mask (no pixel above half of the range). None where it is a
+    mask, or no picture of labels. Raises `InputError` naming the file."""
+    picture = _open(Path(path))
+    if picture.mode == "P":
+        used = np.flatnonzero(picture.histogram()).tolist()
+        colours = np.array(picture.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        colours = np.vstack([colours, np.zeros((256 - len(colours), 3), np.uint8)])[used]
+        if (colours == colours[:, :1]).all() and colours.max() > 127:
+            return None
+        return {index for index, colour in zip(used, colours) if colour.any()}
+    if picture.mode not in ("L", "I") and not picture.mode.startswith("I;16"):
+        return None
+    values = np.unique(np.asarray(picture))
+    limit = 127 if picture.mode == "L" else 32767
+    return set(values[values > 0].tolist()) if values[-1] <= limit else None
 
 
 def read_depth(path: str | Path, depth_div: float = 1000.0) -> np.ndarray:

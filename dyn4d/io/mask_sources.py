@@ -14,7 +14,7 @@ import numpy as np
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.listing import listed
-from dyn4d.io.images import IMAGE_SUFFIXES, read_labels, read_mask
+from dyn4d.io.images import IMAGE_SUFFIXES, read_labels, read_mask, read_objects
 from dyn4d.io.layout import list_files
 from dyn4d.io.readers import LazyFrames
 from dyn4d.io.rle import decode_rle
@@ -27,8 +27,7 @@ def open_masks(path: str | Path, names: Sequence[str], size: tuple[int, int], ob
     Args:
         path: a folder of PNGs with the frames' names or in their order, also with a folder for each object; a video;
             or JSON with RLE (SAM 2's and SA-V's, YouTube-VIS's, or {frame: RLE}).
-        names: of the T frames. size: (width, height) of the frames. object_id: which object; None: the only one, or in
-            pictures whatever is not black.
+        names: of the T frames. size: (width, height) of the frames. object_id: which object; None: the only one.
 
     Raises:
         InputError: naming the file and what does not fit.
@@ -45,7 +44,8 @@ def open_masks(path: str | Path, names: Sequence[str], size: tuple[int, int], ob
         _check_count(path, len(video), names)
         read, labels = (lambda i: video[i].max(-1) > 127), [f"{path}, frame {i}" for i in range(len(names))]
     else:
-        raise InputError(f"{path}: wanted a folder, a video or a .json of masks")
+        hint = "; for the mask of one frame alone, take --key-masks" if path.suffix.lower() in IMAGE_SUFFIXES else ""
+        raise InputError(f"{path}: wanted a folder, a video or a .json with the masks of all frames{hint}")
 
     def checked(index: int) -> np.ndarray:
         mask = read(index)
@@ -88,7 +88,20 @@ def _folder(path: Path, names: Sequence[str], object_id: int | None) -> tuple[Re
 
     if object_id is not None:
         _require_object(chosen_files, object_id)
+    else:
+        object_id = _only_object(path, chosen_files)
     return read, [str(file) for file in chosen_files]
+
+
+def _only_object(path: Path, files: Sequence[Path]) -> int | None:
+    """The one object of label pictures; None where they are masks. Raises `InputError` where there are several."""
+    ids: set[int] = set()
+    for file in files:
+        found = read_objects(file)
+        if found is None:
+            return None
+        ids |= found
+    return _one_of(path, sorted(ids), None) if ids else None
 
 
 def _require_object(files: Sequence[Path], object_id: int) -> None:

@@ -20,6 +20,9 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".m
 _AV_ERRORS = (FFmpegError, OSError, ValueError, EOFError, IndexError)
 
 
+NO_FRAMES = "has no video frames, or it is cut short; wanted a file with a picture track, copied whole"
+
+
 class VideoReader:
     """Frames (H, W, 3) uint8 of a video file, read when asked for; the file's rotation is applied.
 
@@ -50,7 +53,7 @@ class VideoReader:
         except _AV_ERRORS as error:
             raise InputError(f"{self.path} is no video that can be read, or it is cut short: {error}") from error
         if not self._pts or first is None:
-            raise InputError(f"{self.path} has no video frames; wanted a file with a picture track")
+            raise InputError(f"{self.path} {NO_FRAMES}")
         self.height, self.width = _upright(first).shape[:2]
         self.fps = float(rate) if rate else 24.0
         seconds = np.array([float((pts - self._pts[0]) * base) for pts in self._pts])
@@ -87,7 +90,7 @@ class VideoReader:
         self._close()
         self._container = av.open(str(self.path))
         if not self._container.streams.video:
-            raise InputError(f"{self.path} has no video frames; wanted a file with a picture track")
+            raise InputError(f"{self.path} {NO_FRAMES}")
         stream = self._container.streams.video[0]
         stream.thread_type = "AUTO"
         return stream

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ObjectPairs:
     """How pairs of frames are made. Lengths are pixels of the views unless they are said to be shares."""
 
-    size: int = 192
+    size: int = 160
     """Side of the square views in pixels, a multiple of 16."""
     bodies: int = 3000
     """Bodies that the samples go through, each in many poses, paints and lights."""
@@ -94,7 +94,7 @@ class GeometryTraining:
     """Of the first weights and of all samples."""
     batch: int = 4
     """Samples in a step."""
-    rate: float = 8e-4
+    rate: float = 6e-4
     """Learning rate at its highest."""
     warmup: int = 800
     """Samples over which the learning rate rises."""

@@ -11,7 +11,7 @@ import torch
 
 from dyn4d.core.errors import InputError
 from dyn4d.geometry import own_weights
-from dyn4d.geometry.masked_network import MaskedPairNetwork, make_network, usual_hints
+from dyn4d.geometry.masked_network import MaskedPairNetwork, RayHead, make_network, usual_hints
 from dyn4d.geometry.network import PairNetwork, ViewHints
 from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.geometry.own_weights import LICENCE, save_own_weights
@@ -46,10 +46,11 @@ def half_mask(batch: int = 1, height: int = 64, width: int = 64) -> torch.Tensor
     return mask
 
 
-def test_untrained_it_says_a_plane_seen_from_one_place() -> None:
+def test_untrained_it_says_a_plane() -> None:
     said = MaskedPairNetwork(TINY).predict_pair(torch.rand(2, 3, 64, 48), torch.rand(2, 3, 64, 48))
     assert torch.allclose(said.points_a[..., 2], torch.ones(2, 64, 48))
-    assert torch.allclose(said.points_a, said.points_b_in_a, atol=1e-6)
+    normal = torch.linalg.svdvals(said.points_b_in_a.flatten(1, 2) - said.points_b_in_a.flatten(1, 2).mean(1)[:, None])
+    assert float(normal[:, 2].max()) < 1e-4 * float(normal[:, 1].min())
 
 
 def test_the_background_has_no_influence(network: PairNetwork) -> None:
@@ -73,20 +74,26 @@ def test_points_of_a_lie_on_the_rays_of_a_known_lens(network: PairNetwork) -> No
     assert float(points[..., 2].std()) > 1e-3
 
 
-def test_points_of_b_differ_from_its_own_by_a_rigid_motion(network: PairNetwork) -> None:
-    """Three axes of any four of them keep their lengths and angles."""
+def test_points_of_b_differ_from_its_own_by_one_similarity(network: PairNetwork) -> None:
+    """All distances between them change by the same factor."""
     told = hints(half_mask())
     a = network.encode(torch.rand(1, 3, 64, 64), told)
     b = network.encode(torch.rand(1, 3, 64, 64), told)
     captured: list[torch.Tensor] = []
     head = network.head
-    assert isinstance(head, torch.nn.Module)
+    assert isinstance(head, RayHead)
     plain = head._points
-    head._points = lambda *args: captured.append(plain(*args[:4], torch.zeros_like(args[4]))) or plain(*args)  # type: ignore[assignment]
+
+    def caught(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        captured.append(plain(*args)[0])
+        return plain(*args)
+
+    head._points = caught  # type: ignore[method-assign]
     moved = network.predict_encoded(a, b).points_b_in_a[0].reshape(-1, 3)
     own = captured[0][1].reshape(-1, 3)
     rows = torch.randint(0, len(own), (30,), generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(torch.cdist(own[rows], own[rows]), torch.cdist(moved[rows], moved[rows]), atol=1e-3)
+    before, after = torch.pdist(own[rows]), torch.pdist(moved[rows])
+    assert torch.allclose(after, before * (after.sum() / before.sum()), atol=1e-3)
     assert not torch.allclose(own, moved, atol=1e-2)
 
 

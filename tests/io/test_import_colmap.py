@@ -70,6 +70,14 @@ def test_pinhole_models(tmp_path, kind, model):
     assert_passes_check(clip)
 
 
+def test_masks_beside_the_named_pictures_are_said(tmp_path):
+    folder = project(tmp_path / "p", "txt", "PINHOLE", masks="mask/{stem}.png")
+    model = tmp_path / "model"
+    (folder / "sparse/0").rename(model)
+    said = run_import(model, tmp_path / "clip", images=str(folder / "images"))
+    assert f"the masks are those of {folder / 'mask'}" in said
+
+
 @pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "RADIAL", "OPENCV"])
 def test_distorted_models_are_straightened(tmp_path, model):
     names = [name.replace("jpg", "png") for name in NAMES[:2]]

@@ -147,6 +147,32 @@ def test_intrinsics_that_are_given_and_a_still_camera(tmp_path):
         run_import(source, tmp_path / "b", intrinsics=(70.0, -72.0, 31.0, 24.5))
 
 
+def test_a_still_camera_is_said_also_without_intrinsics(tmp_path):
+    source = film(tmp_path / "dog.mkv", STAMPS)
+    said = run_import(source, tmp_path / "clip", static=True)
+    assert "static camera, no intrinsics" in said and "no cameras" not in said
+    assert "no cameras" in run_import(source, tmp_path / "moved")
+    said = run_import(source, tmp_path / "both", static=True, intrinsics=(70.0, 72.0, 31.0, 24.5))
+    assert "static camera)" in said
+
+
+def test_masks_that_lie_beside_the_pictures_are_said(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"dog/frames/{i}.png", picture(i))
+        save(tmp_path / f"dog/masks/{i}.png", disc(index=i).astype(np.uint8) * 255)
+    assert f"the masks are those of {tmp_path / 'dog/masks'}" in run_import(tmp_path / "dog", tmp_path / "clip")
+    said = run_import(tmp_path / "dog", tmp_path / "b", masks=str(tmp_path / "dog/masks"))
+    assert "the masks are those" not in said
+
+
+def test_a_film_without_its_end_may_be_cut_short(tmp_path):
+    path = film(tmp_path / "dog.mp4", STAMPS)
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moov") - 4])  # the index is what comes last
+    with pytest.raises(InputError, match=r"dog\.mp4 .*cut short"):
+        run_import(path, tmp_path / "clip")
+
+
 def test_what_is_no_video_is_one_line(tmp_path):
     (tmp_path / "dog.mp4").write_bytes(b"not a film" * 100)
     with pytest.raises(InputError, match=r"dog\.mp4"):
@@ -161,6 +187,16 @@ def test_a_folder_of_turned_pictures(tmp_path):
     clip = imported(tmp_path / "dog", tmp_path / "clip", mask="none")
     assert (clip.width, clip.height) == (HEIGHT, WIDTH)
     assert Image.open(tmp_path / "clip/rgb/1.png").size == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_picture_that_is_cut_short_is_refused_by_name(suffix, tmp_path):
+    for i in range(3):
+        file = save(tmp_path / f"dog/{i}.{suffix}", picture(i))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match=rf"2\.{suffix} is damaged or cut short"):
+        run_import(tmp_path / "dog", tmp_path / "clip")
+    assert not (tmp_path / "clip").exists()
 
 
 # ------------------------------------------------------------------------------------- finding and writing

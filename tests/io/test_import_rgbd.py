@@ -75,6 +75,14 @@ def test_tum_intrinsics_are_those_of_ros_for_its_own_size_alone(tmp_path):
         run_import(tum(tmp_path / "small"), tmp_path / "b")
 
 
+def test_depth_that_is_cut_short_is_refused_by_name(tmp_path):
+    root = tum(tmp_path / "dog")
+    last = sorted((root / "depth").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[: last.stat().st_size * 2 // 3])
+    with pytest.raises(InputError, match=rf"{last.name} is damaged or cut short"):
+        run_import(root, tmp_path / "clip", intrinsics=TUM_LENS)
+
+
 def test_other_depth_units_and_half_integer_centres(tmp_path):
     lens = (70.0, 72.0, 31.5, 25.0)
     clip = imported(tum(tmp_path / "bonn"), tmp_path / "clip", mask="none", depth_div=1000.0, intrinsics=lens,

@@ -35,22 +35,68 @@ def save_palette(path: Path, values: np.ndarray) -> None:
     picture.save(path)
 
 
-def check(path: Path, object_id: int | None, wanted: int | None) -> None:
+def check(path: Path, object_id: int | None, wanted: int) -> None:
     found = open_masks(path, NAMES, SIZE, object_id)
     assert len(found) == 3
     for frame in range(3):
-        truth = labels(frame) > 0 if wanted is None else labels(frame) == wanted
-        np.testing.assert_array_equal(found[frame], truth)
+        np.testing.assert_array_equal(found[frame], labels(frame) == wanted)
 
 
 def test_palette_pictures_hold_several_objects(tmp_path: Path) -> None:
     for frame, name in enumerate(NAMES):
         save_palette(tmp_path / f"{name}.png", labels(frame))
-    check(tmp_path, None, None)
+    with pytest.raises(InputError, match="has the objects 1, 2; choose one with --object-id"):
+        open_masks(tmp_path, NAMES, SIZE, None)
     check(tmp_path, 1, 1)
     check(tmp_path, 2, 2)  # empty in the last frame
     with pytest.raises(InputError, match=r"--object-id 7 is in none of .* it has 1, 2"):
         open_masks(tmp_path, NAMES, SIZE, 7)
+
+
+def save_grey(folder: Path, values: list[np.ndarray], mode: str = "L") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, one in zip(NAMES, values):
+        Image.fromarray(one).convert(mode).save(folder / f"{name}.png")
+
+
+def test_grey_pictures_of_labels_hold_several_objects(tmp_path: Path) -> None:
+    for kind in (np.uint8, np.uint16):
+        folder = tmp_path / kind.__name__
+        save_grey(folder, [labels(frame).astype(kind) for frame in range(3)], "L" if kind is np.uint8 else "I;16")
+        with pytest.raises(InputError, match="has the objects 1, 2; choose one with --object-id"):
+            open_masks(folder, NAMES, SIZE, None)
+        check(folder, 2, 2)
+    for name, one in zip(NAMES, map(labels, range(3))):
+        picture = Image.fromarray(one)
+        picture.putpalette([n for grey in range(256) for n in (grey, grey, grey)])
+        (tmp_path / "palette").mkdir(exist_ok=True)
+        picture.save(tmp_path / "palette" / f"{name}.png")
+    with pytest.raises(InputError, match="has the objects 1, 2"):
+        open_masks(tmp_path / "palette", NAMES, SIZE, None)
+
+
+@pytest.mark.parametrize("of_object", [1, 2, 255, 200])
+def test_masks_of_one_object_need_no_number(of_object: int, tmp_path: Path) -> None:
+    save_grey(tmp_path / "grey", [(labels(i) == 1).astype(np.uint8) * of_object for i in range(3)])
+    check(tmp_path / "grey", None, 1)
+    for frame, name in enumerate(NAMES):
+        save_palette(tmp_path / "palette" / f"{name}.png", (labels(frame) == 1).astype(np.uint8) * min(of_object, 2))
+    check(tmp_path / "palette", None, 1)
+
+
+def test_soft_masks_and_grey_palettes_are_no_labels(tmp_path: Path) -> None:
+    soft = [np.where(labels(i) == 1, 255, np.where(labels(i) == 2, 3, 0)).astype(np.uint8) for i in range(3)]
+    save_grey(tmp_path / "soft", soft)
+    check(tmp_path / "soft", None, 1)
+    for name, one in zip(NAMES, soft):
+        picture = Image.fromarray(np.where(one == 255, 2, np.where(one > 0, 1, 0)).astype(np.uint8)).convert("P")
+        picture.putdata(np.where(one == 255, 2, np.where(one > 0, 1, 0)).ravel().tolist())
+        picture.putpalette([0, 0, 0, 3, 3, 3, 255, 255, 255])
+        (tmp_path / "palette").mkdir(exist_ok=True)
+        picture.save(tmp_path / "palette" / f"{name}.png")
+    check(tmp_path / "palette", None, 1)
+    Image.fromarray(labels(0)).save(tmp_path / "soft" / "00000.png")  # the others say that these are masks
+    assert not open_masks(tmp_path / "soft", NAMES, SIZE, None)[0].any()
 
 
 def test_a_folder_for_each_object(tmp_path: Path) -> None:
@@ -122,6 +168,9 @@ def test_json_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not there"):
         open_masks(tmp_path / "none", NAMES, SIZE, None)
+    save_palette(tmp_path / "one" / "00001.png", labels(0))
+    with pytest.raises(InputError, match="masks of all frames; for the mask of one frame alone, take --key-masks"):
+        open_masks(tmp_path / "one" / "00001.png", NAMES, SIZE, None)
     save_palette(tmp_path / "00001.png", labels(0))
     with pytest.raises(InputError, match="no mask for frame 00000, 00002; 1 files for 3"):
         open_masks(tmp_path, NAMES, SIZE, None)

@@ -116,3 +116,5 @@ def test_the_sheet_shows_the_worst_first() -> None:
     assert sheet.dtype == np.uint8 and sheet.shape[2] == 3
     red = (sheet.astype(int) - sheet.mean(-1, keepdims=True))[..., 0] > 80
     assert red.any() and mask_sheet([], tiles[1:], "one").shape[0] < sheet.shape[0]
+    shown = [mask_sheet([], [Tile("0", images[0], masks[0], score, False, key=True)], "one") for score in (1, 0.9, 0.8)]
+    assert len({picture.tobytes() for picture in shown}) == 3  # a key frame's score is written, too

@@ -47,7 +47,10 @@ def read_colmap(source: Path, options: ImportOptions) -> Sequence4D:
         counts = ", ".join(f"{where.name}: {len(found)}" for where, found in read)
         notes.append(f"of {len(read)} models {folder.name} is taken, which has the most images ({counts})")
     pictures = _picture_folder(source, folder, images, options)
-    frames = _frames(pictures, images, _mask_folder(source, pictures))
+    masks = _mask_folder(source, pictures)
+    frames = _frames(pictures, images, masks)
+    if masks is not None and options.masks is None and any(frame.mask is not None for frame in frames):
+        notes.append(f"the masks are those of {masks}, beside the pictures; --masks names others")
     loose = sum(frame.world_from_cam is None for frame in frames)
     if loose:
         notes.append(f"{loose} of {len(frames)} pictures are not in the model: they have no pose")

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from dyn4d.core.errors import InputError
-from dyn4d.io.images import image_size
+from dyn4d.io.images import image_size, require_whole
 from dyn4d.io.importers.lens import Lens, Straightener
 from dyn4d.io.importers.options import Background
 from dyn4d.io.importers.sequence import SourceFrame
@@ -66,6 +66,8 @@ class FrameMaker:
         file = frame.rgb.file
         size = image_size(file) if file is not None else None
         rgb = frame.rgb.read() if size is None or not self._as_it_is(frame, size) else None
+        if rgb is None and file is not None:
+            require_whole(file)
         height, width = rgb.shape[:2] if rgb is not None else (size or (0, 0))[::-1]
         mask = self._mask(frame, rgb, width, height)
         if rgb is not None and rgb.shape[-1] == 4:
@@ -127,6 +129,7 @@ class FrameMaker:
         plain = frame.lens is None or frame.lens.plain
         unchanged = plain and self._target(width, height) == (width, height)
         if file is not None and file.suffix.lower() == ".png" and unchanged and image_size(file) == (width, height):
+            require_whole(file)
             return None, file
         depth = frame.depth.read()
         _check_shape(depth, width, height, frame.depth.label)

@@ -55,8 +55,10 @@ def read_images(source: Path, options: ImportOptions) -> Sequence4D:
     frames = [SourceFrame(file.stem, 0.0, picture_pixels(file, alpha=alpha), lens=lens) for file in files]
     masks = next((folder.parent / name for name in ("masks", "mask") if (folder.parent / name).is_dir()), None)
     sequence = Sequence4D("images", folder, tuple(steady(frames, options)), alpha=alpha)
-    inside = folder != source and options.masks is None and masks is not None
-    return with_masks(sequence, masks) if inside and masks is not None else sequence
+    if folder == source or options.masks is not None or masks is None:
+        return sequence
+    note = f"the masks are those of {masks}, beside the pictures; --masks names others"
+    return replace(with_masks(sequence, masks), notes=(note,))
 
 
 def with_masks(sequence: Sequence4D, place: Path) -> Sequence4D:

@@ -25,7 +25,7 @@ ALMOST = 1e-6
 
 @dataclass(frozen=True)
 class WrittenClip:
-    """What is in the folder now. `poses`: frames with one."""
+    """What is in the folder now. `poses`: frames with one. `static`: its camera stands still."""
 
     folder: Path
     frames: int
@@ -35,6 +35,7 @@ class WrittenClip:
     depth: bool
     poses: int
     intrinsics: bool
+    static: bool
     views: int
     notes: tuple[str, ...]
 
@@ -102,7 +103,7 @@ def write_clip(
     progress.finish()
     return WrittenClip(
         Path(out), len(frames), writer.width, writer.height, writer.masks > 0, writer.depths > 0,
-        sum(entry["w2c"] is not None for entry in entries), writer.lens is not None, len(views),
+        sum(entry["w2c"] is not None for entry in entries), writer.lens is not None, rules.static, len(views),
         (*sequence.notes, *notes, *writer.notes(len(frames))),
     )  # fmt: skip
 
