@@ -176,8 +176,8 @@ def _filling(stand: Stand, extent: Extent, share: float) -> float:
 
 
 def dolly_views(camera: Camera, extent: Extent) -> Camera:
-    """F cameras on a line towards the object, which follow it, without a jerk where the film loops. The lens stays as it
-    is. At the near end the object, wherever it is in the clip, takes up to `DOLLY_FILL` of the picture's limiting side;
+    """F cameras on a line towards the object, which follow it, without a jerk where the film loops. The lens stays as
+    it is. At the near end the object, at any time, takes up to `DOLLY_FILL` of the picture's limiting side;
     the far end is `DOLLY_FAR` times as far."""
     stand = find_stand(camera, extent)
     stand = replace(stand, distance=_filling(stand, extent, DOLLY_FILL))
