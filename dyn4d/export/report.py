@@ -33,6 +33,8 @@ from dyn4d.export.report_story import (
     inputs_and_stages,
     terms_and_repeat,
 )
+from dyn4d.export.report_tiles import duration as duration
+from dyn4d.export.report_tiles import number, tiles
 from dyn4d.export.story import Story
 from dyn4d.io.atomic import atomic_path
 
@@ -96,23 +98,6 @@ class ReportContent:
     story: Story | None = None
 
 
-def number(value: Any, form: str = ".2f", factor: float = 1.0) -> str:
-    """A figure as text; a dash where it is None or not finite."""
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        return "–"
-    return format(value * factor, form)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.8 s, 42 s, 3 min 05 s."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def find_warnings(metrics: Mapping[str, Any], *, unregistered: Sequence[int] = ()) -> list[str]:
     """Lines on what a person should look at, from the figures of a run."""
     lines = []
@@ -136,37 +121,7 @@ def find_warnings(metrics: Mapping[str, Any], *, unregistered: Sequence[int] = (
 
 
 def _tiles(content: ReportContent) -> str:
-    shown, evaluation = content.metrics.get("input", {}), content.evaluation or {}
-    seconds = [s for s in content.metrics.get("seconds", {}).values() if isinstance(s, (int, float))]
-    rows = [
-        (number(shown.get("mpsnr")), "dB", "PSNR inside the mask, input views"),
-        (number(shown.get("mssim"), ".3f"), "", "SSIM inside the mask, input views"),
-        (number(shown.get("iou"), ".3f"), "", "silhouette overlap (IoU)"),
-    ]
-    if evaluation.get("aligned_by") is not None:
-        rows.append(
-            (number(evaluation.get("near", {}).get("mpsnr")), "dB", "PSNR inside the mask, held-out near views")
-        )
-    if content.metrics.get("track", {}).get("epe_rel") is not None:
-        rows.append((number(content.metrics["track"]["epe_rel"], ".2f", 100), "%", "track error, of the object's size"))
-    rows.append(
-        (number(content.metrics.get("cycle", {}).get("max_rel"), ".1e"), "", "largest cycle error, of the size")
-    )
-    if seconds:
-        minutes = sum(seconds) / 60
-        rows.append(
-            (
-                f"{minutes:.1f}" if minutes >= 1 else f"{60 * minutes:.0f}",
-                "min" if minutes >= 1 else "s",
-                "computing time",
-            )
-        )
-    cells = "".join(
-        f"<div class=tile><b>{escape(value)}{f'<small>{unit}</small>' if unit and value != '–' else ''}</b>"
-        f"<span>{escape(label)}</span></div>"
-        for value, unit, label in rows
-    )
-    return f"<div class=tiles>{cells}</div>"
+    return tiles(content.metrics, content.evaluation or {})
 
 
 def _warnings(content: ReportContent) -> str:
@@ -183,21 +138,29 @@ def _gradient(anchors: Sequence[tuple[int, int, int]]) -> str:
 def _frames(content: ReportContent) -> str:
     if not content.frames:
         return ""
-    cells = "<div></div>" + "".join(
-        f"<div class=head>{head}</div>" for head in ("input", "render", "error inside the mask", "depth")
-    )
+    shown = {"input": "input", "render": "render", "error": "error inside the mask", "depth": "depth"}
+    cells = _heads(list(shown.values()))
     for frame in content.frames:
         under = f"{frame.mpsnr:.1f} dB" if frame.mpsnr is not None and math.isfinite(frame.mpsnr) else ""
         cells += f"<div class=row><b>frame {frame.index}</b>{under}</div>"
-        for name in ("input", "render", "error", "depth"):
+        for name, head in shown.items():
             picture = fit_within(getattr(frame, name), LONGEST)
             address = png_uri(picture) if name == "error" else jpeg_uri(picture)
-            cells += f'<img alt="{name}, frame {frame.index}" src="{address}">'
+            cells += _cell(f"{name}, frame {frame.index}", address, head)
     scales = (
         f'<div class=scales><span>error 0 <i style="background:{_gradient(HEAT)}"></i> {ERROR_TOP:g} and more</span>'
         f'<span>far <i style="background:{_gradient(SEA)}"></i> near</span></div>'
     )
     return f"<h2>Against the input</h2><div class=card><div class=frames>{cells}</div>{scales}</div>{_aside(content)}"
+
+
+def _heads(names: Sequence[str]) -> str:
+    return "<div class=corner></div>" + "".join(f"<div class=head>{name}</div>" for name in names)
+
+
+def _cell(alt: str, address: str, head: str) -> str:
+    """A picture; its head is shown below it where the page is too narrow for columns."""
+    return f'<figure><img alt="{alt}" src="{address}"><figcaption>{head}</figcaption></figure>'
 
 
 def _aside(content: ReportContent) -> str:
@@ -206,12 +169,12 @@ def _aside(content: ReportContent) -> str:
     if not frames:
         return ""
     angles = sorted(frames[0].aside)
-    cells = "<div></div>" + "".join(f"<div class=head>{_side(angle)}</div>" for angle in angles)
+    cells = _heads([_side(angle) for angle in angles])
     for frame in frames:
         cells += f"<div class=row><b>frame {frame.index}</b></div>"
         for angle in angles:
             address = jpeg_uri(fit_within(frame.aside[angle], LONGEST))
-            cells += f'<img alt="{_side(angle)}, frame {frame.index}" src="{address}">'
+            cells += _cell(f"{_side(angle)}, frame {frame.index}", address, _side(angle))
     note = "<p class=note>What the camera never saw is a guess: the further round, the more of it.</p>"
     return f"<h2>From the side</h2>{note}<div class=card><div class='frames three'>{cells}</div></div>"
 

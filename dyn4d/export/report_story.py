@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -79,7 +80,13 @@ def further_renders(renders: Sequence[FurtherRender]) -> str:
 
 
 def definitions() -> str:
-    return _folded("What the figures mean", pairs(DEFINITIONS))
+    lines = "".join(f'<dt id="{anchor(name)}">{escape(name)}</dt><dd>{escape(text)}</dd>' for name, text in DEFINITIONS)
+    return _folded("What the figures mean", f"<dl>{lines}</dl>")
+
+
+def anchor(name: str) -> str:
+    """Where the page tells what a figure is: browsers unfold what hides it when it is linked to."""
+    return "means-" + re.sub(r"[^a-z]+", "-", name.lower())
 
 
 def _folded(title: str, inside: str) -> str:

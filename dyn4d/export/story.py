@@ -5,6 +5,7 @@ Everything is read from what the stages left behind; what is not known is left o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ MASKS = {
     "alpha": "their alpha channel",
     "none": "none: all is the object",
 }
+NOTICED, MOST_NOTICED = "noticed", 8
+FACTS = (  # how the findings begin that tell what a clip is, not what is odd about it -> their label, what is cut off
+    (r"\d+ of \d+ frames, ", "frames", ""), (r"mask pixels: ", "mask pixels", "mask pixels: "),
+    (r"depth inside the masks: ", "depth inside the masks", "depth inside the masks: "),
+)  # fmt: skip
 PLAYER_TERMS = "three.js and Spark, bundled: MIT; their texts are in the page"
 
 
@@ -80,8 +86,16 @@ def _inputs(run: Path, options: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("masks", MASKS.get(mask, mask)),
         ("depth maps", "yes" if clip.get("depth") else "none"), ("camera poses", poses),
     ]  # fmt: skip
-    lines += [("noticed", line) for line in clip.get("findings", [])[:8]]
-    return lines
+    found = [_labelled(line) for line in clip.get("findings", [])]
+    noticed = [entry for entry in found if entry[0] == NOTICED]
+    return [*lines, *(entry for entry in found if entry[0] != NOTICED), *noticed[:MOST_NOTICED]]
+
+
+def _labelled(finding: str) -> tuple[str, str]:
+    for begins, label, cut in FACTS:
+        if re.match(begins, finding):
+            return label, finding.removeprefix(cut)
+    return NOTICED, finding
 
 
 def _rows(path: Path, array: str) -> int | None:

@@ -17,7 +17,8 @@ ORBIT_MARGIN = 1.08  # the object's sphere takes up to 1 / 1.08 of the picture's
 SPIRAL_WAVES = 2  # times that the spiral goes up and down over the clip
 SPIRAL_RISE = 30.0  # degrees above and below the horizon through the object
 SPIRAL_BACK = 0.35  # the spiral is this share of the orbit's distance farther away at its farthest
-DOLLY_BACK = 1.5  # the dolly starts this share of the orbit's distance farther away
+DOLLY_FILL = 0.85  # the object's points end within this share of the picture's limiting side where the dolly is nearest
+DOLLY_FAR = 2.0  # it starts so many times as far away
 FIXED_MARGIN = 0.97  # the object's boxes end within this share of the way to the border
 FIXED_LEAST = 0.4  # the fixed view's focal length is not made shorter than this share of the clip's
 
@@ -162,13 +163,27 @@ def spiral_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
     return stand.path(poses)
 
 
+def _filling(stand: Stand, extent: Extent, share: float) -> float:
+    """The distance at which the object's boxes, each round its own middle, just end within `share` of the picture."""
+    boxes = extent.points.to(stand.direction).reshape(-1, 8, 3)
+    offset = (boxes - boxes.mean(dim=1, keepdim=True)).reshape(-1, 3)
+    pose = stand.towards(torch.zeros_like(stand.direction), 0.0)
+    aside = offset @ pose[:3, :3]  # in the camera's axes: right, down, forwards
+    K = stand.camera.K
+    slopes = torch.stack([stand.camera.width / K[0, 0], stand.camera.height / K[1, 1]]) / 2 * share
+    needed = (aside[:, :2].abs() / slopes).amax(dim=-1) - aside[:, 2]
+    return max(float(needed.max()), 1.05 * float(offset.norm(dim=-1).max()))
+
+
 def dolly_views(camera: Camera, extent: Extent) -> Camera:
-    """F cameras on a line towards the object, which follow it: from far to the orbit's distance and back, without
-    a jerk where the film loops. The lens stays as it is."""
+    """F cameras on a line towards the object, which follow it, without a jerk where the film loops. The lens stays as
+    it is. At the near end the object, at any time, takes up to `DOLLY_FILL` of the picture's limiting side;
+    the far end is `DOLLY_FAR` times as far."""
     stand = find_stand(camera, extent)
+    stand = replace(stand, distance=_filling(stand, extent, DOLLY_FILL))
     centres = extent.centres.to(stand.direction)
     share = [(1 + math.cos(2 * math.pi * i / len(centres))) / 2 for i in range(len(centres))]
-    farther = [1 + DOLLY_BACK * part for part in share]
+    farther = [1 + (DOLLY_FAR - 1) * part for part in share]
     return stand.path([stand.towards(c, 0.0, farther=f) for c, f in zip(centres, farther, strict=True)])
 
 

@@ -63,8 +63,9 @@ class PointMotion:
         if len(values) == 0:
             return "motion: not known, no match of two frames has a point and a camera at both ends"
         line = (
-            f"motion: {self.moving():.0%} of the object's points move against the cameras by more than {MOVES:g} px in "
-            f"{float(gaps.mean()):.1f} frames (half of them by more than {float(values.median()):.2f} px)"
+            f"motion: {self.moving():.0%} of the object's points move against the cameras by more than {MOVES:g} px "
+            f"between two matched frames, {float(gaps.mean()):.1f} frames apart on average (half of the points by more "
+            f"than {float(values.median()):.2f} px)"
         )
         return line if self.known() >= FEW else f"{line}; only {self.known():.0%} of the points have matches near by"
 

@@ -22,6 +22,7 @@ By = Literal["auto", "row", "nearest"]
 TOLERANCE, REACH = 1e-5, 0.02  # shares of the size
 QUANTILES = (0.5, 0.95, 1.0)
 _BLOCK = 65_536
+_KINDS = {"3DGS": "Gaussians", "mesh": "a mesh", "other": "something else"}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Comparison:
         differences: by the names of `MEASURES`, of what both files have.
         only_a, only_b: fields that the other file does not have.
         reordered: row i of one file is not row i of the other, so by "auto" they were paired by place.
+        kind_a, kind_b: what their rows are, as `Rows.kind` has it.
     """
 
     a: Path
@@ -88,6 +90,8 @@ class Comparison:
     only_a: tuple[str, ...] = ()
     only_b: tuple[str, ...] = ()
     reordered: bool = False
+    kind_a: str = ""
+    kind_b: str = ""
 
     @property
     def same(self) -> bool:
@@ -124,6 +128,9 @@ def _lines(c: Comparison) -> list[str]:
         ("rows", f"{c.paired - c.moved:,} at the same place, {c.moved:,} moved, {c.added:,} added, "
                  f"{c.removed:,} removed"),
     ])  # fmt: skip
+    if c.kind_a != c.kind_b:
+        out += tf.labelled([("note", f"A is {_KINDS.get(c.kind_a, c.kind_a)}, B {_KINDS.get(c.kind_b, c.kind_b)}: "
+                                     "only what both have is compared")])  # fmt: skip
     if c.unplaced:
         out += tf.labelled([("no place", f"{tf.rows(c.unplaced)} with NaN or Inf in x, y or z")])
     for tag, names in (("only in A", c.only_a), ("only in B", c.only_b)):
@@ -219,7 +226,7 @@ def _compared(a: Rows, b: Rows, found: _Found, size: float, tolerance: float, re
         a=a.path, b=b.path, count_a=a.count, count_b=b.count, by="row" if reach is None else "nearest", size=size,
         tolerance=tolerance, reach=reach, paired=len(distance), added=found.added,
         removed=found.removed, moved=moved, unplaced=found.unplaced, distance=_difference(distance, tolerance),
-        decades=_decades(distance), only_a=_only(a, b), only_b=_only(b, a),
+        decades=_decades(distance), only_a=_only(a, b), only_b=_only(b, a), kind_a=a.kind, kind_b=b.kind,
         differences={name: d for name, values in found.columns.items()
                      if (d := _difference(values, MEASURES[name].limit)) is not None},
     )  # fmt: skip
@@ -296,6 +303,8 @@ def properties(rows: np.ndarray, *, harmonics: bool = True) -> dict[str, np.ndar
 def property_differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Absolute differences (N,) in the units of `MEASURES`, the largest of a property's numbers."""
     out = {}
+    if all(name in values for name in ("scale", "rotation") for values in (a, b)):
+        b = {**b, **_same_axes(a, b)}
     for name in (name for name in a if name in b):
         left, right = a[name], b[name]
         if name == "harmonics":
@@ -319,6 +328,43 @@ def _filled(harmonics: np.ndarray, wide: int) -> np.ndarray:
     if harmonics.shape[-1] == wide:
         return harmonics
     return np.pad(harmonics, ((0, 0), (0, 0), (0, wide - harmonics.shape[-1])))
+
+
+_ORDERS = {  # of three axes -> a rotation (wxyz, times any number) whose axes are those, up to sign
+    (0, 1, 2): (1, 0, 0, 0), (1, 2, 0): (1, 1, 1, 1), (2, 0, 1): (1, -1, -1, -1),
+    (1, 0, 2): (1, 0, 0, 1), (2, 1, 0): (1, 0, 1, 0), (0, 2, 1): (1, 1, 0, 0),
+}  # fmt: skip
+
+
+def _same_axes(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Scale and rotation of `b` with each Gaussian's axes in the order that comes nearest to `a`: files may name the
+    axes of one ellipsoid in any order."""
+    scale, turn = b["scale"].copy(), b["rotation"].copy()
+    with np.errstate(invalid="ignore", over="ignore"):
+        best = _apart(a, scale, turn)
+        odd = np.flatnonzero(best > 1e-6)  # most rows of most files are the same as they stand
+        mine = {name: a[name][odd] for name in ("scale", "rotation")}
+        for order, quat in list(_ORDERS.items())[1:]:
+            found = b["scale"][odd][:, order], _times(b["rotation"][odd], np.array(quat) / np.linalg.norm(quat))
+            apart = _apart(mine, *found)
+            better = apart < best[odd]
+            rows = odd[better]
+            best[rows], scale[rows], turn[rows] = apart[better], found[0][better], found[1][better]
+    return {"scale": scale, "rotation": turn}
+
+
+def _times(q: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Product of quaternions wxyz (N, 4) with one (4,)."""
+    w, x, y, z = q.T
+    v, i, j, k = by
+    return np.stack([w * v - x * i - y * j - z * k, w * i + x * v + y * k - z * j,
+                     w * j - x * k + y * v + z * i, w * k + x * j - y * i + z * v], -1)  # fmt: skip
+
+
+def _apart(a: dict[str, np.ndarray], scale: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """How unlike two ellipsoids are as they stand (N,): differences of log scales, and radians."""
+    lengths = np.where(a["scale"] == scale, 0, np.abs(a["scale"] - scale)).sum(-1)
+    return lengths + np.radians(_angles(a["rotation"], turn))
 
 
 def _angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -400,8 +446,8 @@ def _by_nearest(a: Rows, b: Rows, tolerance: float, reach: float) -> _Found:
     has_partner = back_distance <= tolerance
     has_partner[partner[kept]] = True
     pairs_b, pairs_a = np.flatnonzero(kept), partner[kept]
-    apart = {name: property_differences({name: left.values[name][pairs_a]}, {name: right.values[name][pairs_b]})[name]
-             for name in left.values if name in right.values}  # fmt: skip
+    apart = property_differences({name: values[pairs_a] for name, values in left.values.items()},
+                                 {name: values[pairs_b] for name, values in right.values.items()})  # fmt: skip
     return _Found({"distance": distance[kept], **apart}, int((~kept).sum()), int((~has_partner).sum()), unplaced)
 
 

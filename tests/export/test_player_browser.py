@@ -24,6 +24,7 @@ pytestmark = [
 WIDTH, HEIGHT = 160, 120
 PLAIN = "camera=input&ui=0&bg=808080&sharp=1"
 GREY = (128 / 255,) * 3
+HINT = "document.getElementById('hint-text').textContent"
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +178,10 @@ def test_the_viewer_is_told_of_sides_that_were_not_filmed(opened):
     opened.go("right=150")
     assert opened.evaluate("document.getElementById('unseen').classList.contains('shown')") is True
     degrees = int(re.match(r"(\d+)°", opened.evaluate("document.getElementById('hint-text').textContent"))[1])
-    assert 110 < degrees < 155
-    opened.go("fade=1")
+    assert 110 < degrees < 155 and opened.evaluate(HINT).endswith("nearly all a guess")
+    opened.go("right=60")
+    assert opened.evaluate(HINT).endswith("partly a guess")
+    opened.go("right=150&fade=1")
     assert opened.evaluate("dyn4d.splats.fade.y") == pytest.approx(1)
 
 
@@ -215,6 +218,46 @@ def test_cameras_that_are_switched_on_are_in_the_picture(opened):
 def test_a_picture_is_saved_as_it_is_seen(opened):
     size = opened.evaluate("dyn4d.picture().then((blob) => [blob.type, blob.size])")
     assert size[0] == "image/png" and size[1] > 500
+
+
+def test_a_picture_is_saved_in_the_resolution_of_the_screen_and_under_a_plain_name(opened):
+    opened.go("frame=2")
+    sharp = "dyn4d.picture().then((b) => createImageBitmap(b)).then((m) => [m.width, m.height])"
+    opened.evaluate("dyn4d.set({sharp: 0}); dyn4d.quality = 0.5; dyn4d.resize()")
+    assert opened.evaluate("dyn4d.stage.canvas.width") == WIDTH // 2
+    assert opened.evaluate(sharp) == [WIDTH, HEIGHT]
+    lit = """dyn4d.picture().then((b) => createImageBitmap(b)).then((m) => {
+        const c = new OffscreenCanvas(m.width, m.height).getContext("2d"); c.drawImage(m, 0, 0);
+        return [...c.getImageData(0, 0, m.width, m.height).data].filter((_, i) => i % 4 !== 3); })"""
+    saved = np.array(opened.evaluate(lit)).reshape(HEIGHT, WIDTH, 3)
+    assert opened.evaluate("dyn4d.stage.canvas.width") == WIDTH // 2  # the page draws as before
+    opened.evaluate("dyn4d.quality = 1; dyn4d.set({sharp: 1}); dyn4d.settled()")
+    assert psnr(saved, opened.screenshot()) > 35
+    name = """(() => { let seen; const click = HTMLAnchorElement.prototype.click;
+        HTMLAnchorElement.prototype.click = function () { seen = this.download; };
+        dyn4d.header.name = "creature (demo) é"; document.getElementById("picture").click();
+        return new Promise((r) => setTimeout(r, 500)).then(() => { HTMLAnchorElement.prototype.click = click;
+            return seen; }); })()"""
+    assert opened.evaluate(name) == "creature_demo_é_frame_0002.png"
+
+
+def test_a_frame_that_is_not_there_is_said(opened):
+    opened.go("ui=1&frame=99")
+    assert f"frame=99 (frames are 0 to {FRAMES - 1})" in opened.evaluate(HINT)
+    assert opened.evaluate("dyn4d.frame") == FRAMES - 1
+    opened.evaluate("dyn4d.notice.until = 0")
+
+
+@pytest.mark.parametrize("size", [(700, 500), (390, 780), (1200, 700)])
+def test_the_hint_lies_on_nothing_that_is_read_or_pressed(opened, size):
+    opened.size(*size)
+    opened.go("ui=1&camera=free&frame=3&right=150")
+    box = "((b) => [b.left, b.right, b.top, b.bottom])(document.{}.getBoundingClientRect())"
+    left, right, top, bottom = opened.evaluate(box.format("getElementById('unseen')"))
+    assert 0 <= left < right <= size[0] and bottom < size[1] / 4
+    for other in (".name", ".tools", ".bar"):
+        a, b, c, d = opened.evaluate(box.format(f"querySelector('{other}')"))
+        assert right <= a or b <= left or bottom <= c or d <= top, other
 
 
 def test_one_frame_is_a_picture_to_turn(browser, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,28 @@ def make_run(run: Path) -> Path:
         (run / name).write_text(json.dumps(value))
     artifacts.save(run / "geometry/correspondences.npz", {"weight": np.zeros(1234)})
     return run
+
+
+def test_facts_have_labels_of_their_own_and_come_before_what_is_odd(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    clip = json.loads((run / "prepare/clip.json").read_text())
+    clip["findings"] = ["frame 3: blurred", "48 of 48 frames, 64x48, 2 s at 24 frames a second",
+                        "mask pixels: 10 to 20, median 15 (5% of the picture)",
+                        "depth inside the masks: 90.0% to 100.0%, median 95.0%"]  # fmt: skip
+    (run / "prepare/clip.json").write_text(json.dumps(clip))
+    assert tell(run, {}).inputs[-4:] == [
+        ("frames", "48 of 48 frames, 64x48, 2 s at 24 frames a second"),
+        ("mask pixels", "10 to 20, median 15 (5% of the picture)"),
+        ("depth inside the masks", "90.0% to 100.0%, median 95.0%"), ("noticed", "frame 3: blurred"),
+    ]  # fmt: skip
+
+
+def test_figures_at_the_top_lead_to_what_they_mean() -> None:
+    seconds = {"gaussians": 100.0, "render": 10.0, "export": 15.0}
+    text = build_html(ReportContent("a", metrics={"seconds": seconds, "cycle": {"max_rel": 1e-7}}))
+    links = re.findall(r'<a href="#(means-[a-z-]+)">', text)
+    assert "means-cycle-error" in links and all(f'id="{link}"' in text for link in links)
+    assert "25 s of it renders and exports" in text
 
 
 def test_stages_say_what_they_did_and_why(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ply_clouds import gaussians, points, save
+from scipy.spatial.transform import Rotation
 
 from dyn4d.core.errors import InputError
 from dyn4d.io import ply_fields as pf
@@ -73,6 +75,35 @@ def test_a_compressed_ply_is_compared_by_place_and_what_only_moved_by_row(tmp_pa
     moved = gaussians(2000, 0)
     moved["x"] += np.linspace(0, 3, 2000, dtype=np.float32)
     assert both(tmp_path, gaussians(2000, 0), moved).by == "row"
+
+
+@pytest.mark.parametrize("by", ["row", "nearest"])
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_axes_of_an_ellipsoid_may_come_in_any_order(tmp_path: Path, order: tuple[int, ...], by: str) -> None:
+    a = gaussians(300, 0)
+    b = a.copy()
+    axes = Rotation.from_quat(pf.unit_quats(a)[:, [1, 2, 3, 0]]).as_matrix()[:, :, list(order)]
+    axes[:, :, 0] *= np.linalg.det(axes)[
+        :, None
+    ]  # two axes that change places mirror; a third that turns round does not
+    quats = Rotation.from_matrix(axes).as_quat()[:, [3, 0, 1, 2]]
+    for i, name in enumerate(pf.ROTATION):
+        b[name] = quats[:, i]
+    for i, at in enumerate(order):
+        b[f"scale_{i}"] = a[f"scale_{at}"]
+    found = both(tmp_path, a, b, by=by)
+    assert found.same and found.differences["scale"].quantiles[-1] == 0
+    assert found.differences["rotation"].quantiles[-1] < 0.01
+    b["scale_0"] += np.float32(0.1)
+    found = both(tmp_path, a, b, by=by)
+    assert found.differences["scale"].quantiles[-1] == pytest.approx(100 * np.expm1(0.1), rel=1e-3)
+    assert found.differences["scale"].beyond == 300 and found.differences["rotation"].beyond == 0
+
+
+def test_gaussians_beside_points_are_said_to_be_so(tmp_path: Path) -> None:
+    text = both(tmp_path, gaussians(50, 0), points(50), by="row").format()
+    assert "A is Gaussians, B points" in text
+    assert "B points" not in both(tmp_path, gaussians(50, 0), gaussians(50, 1)).format()
 
 
 def test_a_row_that_is_there_twice_is_neither_added_nor_the_same_file(tmp_path: Path) -> None:

@@ -43,12 +43,16 @@ export function readAddress(hash) {
 
 export function applyAddress(player, words) {
   const { times } = player;
+  const unknown = [...words.unknown];
+  if (words.frame !== null && (words.frame < 0 || words.frame > times.length - 1)) {
+    unknown.push(`frame=${words.frame} (frames are 0 to ${times.length - 1})`);
+  }
   if (words.frame !== null) player.seek(times[Math.min(Math.max(Math.round(words.frame), 0), times.length - 1)]);
   else if (words.t !== null) player.seek(times[0] + words.t * (times.at(-1) - times[0]));
   player.set(words.state);
   if (words.right !== null || words.above !== null) player.stage.turn(words.right ?? 0, words.above ?? 0);
   else if (words.state.input === false) player.stage.home(false);
   if (words.state.canonical) player.canonical = 1;
-  if (words.unknown.length) player.say(`After # the address has what is not known here: ${words.unknown.join(", ")}`);
+  if (unknown.length) player.say(`After # the address has what is not known here: ${unknown.join(", ")}`);
   if (words.ui !== null) document.body.classList.toggle("bare", !words.ui);
 }

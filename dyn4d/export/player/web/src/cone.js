@@ -2,6 +2,7 @@
 import * as THREE from "three";
 
 export const SEEN = 15; // degrees within which a side counts as seen
+export const GUESS = 80; // degrees from which on hardly anything that is seen was filmed
 export const UNSEEN = 75; // degrees from which on it is faded wholly
 
 // Directions are compared in a frame that turns with the object, so that a turntable counts as many sides.

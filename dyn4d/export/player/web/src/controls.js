@@ -1,5 +1,5 @@
 // Buttons, sliders and keys.
-import { SEEN } from "./cone.js";
+import { GUESS, SEEN } from "./cone.js";
 
 const BACKGROUNDS = ["#14171c", "#000000", "#808080", "#ffffff"];
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2];
@@ -29,11 +29,16 @@ function fullscreen() {
   else document.documentElement.requestFullscreen?.();
 }
 
+// A name as files bear it everywhere: letters and digits of any script, the rest as single underscores.
+export function fileName(text) {
+  return text.normalize("NFC").replace(/[^\p{L}\p{N}.-]+/gu, "_").replace(/^[_.]+|[_.]+$/g, "") || "picture";
+}
+
 export async function savePicture(player) {
   const blob = await player.picture();
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = `${player.header.name}_frame_${String(Math.round(player.frame)).padStart(4, "0")}.png`;
+  link.download = `${fileName(player.header.name)}_frame_${String(Math.round(player.frame)).padStart(4, "0")}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
@@ -168,7 +173,8 @@ export function showMoment(player) {
   slider.setAttribute("aria-valuetext", `${text}, ${count}`);
   const away = player.angle > SEEN + 10 && !state.canonical && state.hint && !state.input;
   const notice = performance.now() < player.notice.until;
-  $("hint-text").textContent = notice ? player.notice.text : away ? `${Math.round(player.angle)}° from the nearest input camera: partly a guess` : "";
+  const guess = `${Math.round(player.angle)}° from the nearest input camera: ${player.angle > GUESS ? "nearly all" : "partly"} a guess`;
+  $("hint-text").textContent = notice ? player.notice.text : away ? guess : "";
   $("unseen").classList.toggle("shown", notice || away);
 }
 

@@ -92,9 +92,11 @@ export class Player {
     this.set({ playing: false });
   }
 
+  // Pixels for each of the page, those of the screen.
+  get resolution() { return Math.min(window.devicePixelRatio || 1, 2); }
+
   resize() {
-    const wanted = this.state.sharp || Math.min(window.devicePixelRatio || 1, 2) * this.quality;
-    this.stage.resize(wanted);
+    this.stage.resize(this.state.sharp || this.resolution * this.quality);
   }
 
   #advance(elapsed) {
@@ -175,8 +177,15 @@ export class Player {
     });
   }
 
+  // A PNG in the screen's own resolution, also where slow drawing has lowered that of the page.
   picture() {
-    this.stage.draw();
-    return new Promise((resolve) => this.stage.canvas.toBlob(resolve, "image/png"));
+    const { stage } = this;
+    const lowered = this.quality < 1 && this.state.sharp === 0;
+    if (lowered) stage.resize(this.resolution);
+    stage.update(performance.now()); // what depends on the size of a pixel
+    stage.draw();
+    const picture = new Promise((resolve) => stage.canvas.toBlob(resolve, "image/png")); // copied by now, packed later
+    if (lowered) this.resize();
+    return picture;
   }
 }
