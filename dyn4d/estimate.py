@@ -238,8 +238,8 @@ def _together(changes: Sequence[Change], size: ClipSize, config: Config) -> Iter
         yield "", size, config
         return
     for text, changed_size, changed in (("", size, config), *changes[0](size, config)):
-        for more, *rest in _together(changes[1:], changed_size, changed):
-            yield f"{text} {more}".strip(), *rest
+        for more, last_size, last in _together(changes[1:], changed_size, changed):
+            yield f"{text} {more}".strip(), last_size, last
 
 
 def refuse_what_does_not_fit(estimate: Estimate) -> None:
