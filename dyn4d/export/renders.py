@@ -24,6 +24,7 @@ from dyn4d.io.images import read_rgb, write_png
 from dyn4d.io.video import write_mp4
 from dyn4d.raster import rasterization
 
+OFFSETS = 1500  # Gaussians at each time that say how large the object looks
 BACKGROUNDS = {"white": (1.0, 1.0, 1.0), "grey": (0.5, 0.5, 0.5), "black": (0.0, 0.0, 0.0)}
 BULLET_PICTURES = 72  # of the frozen moment: three seconds at 24 a second, 5 degrees apart in a full turn
 
@@ -61,7 +62,7 @@ def find_extent(cloud: GaussianCloud, field: Field, times: np.ndarray, *, most: 
     solid = cloud.means[cloud.opacities > 0.1]
     means = solid if len(solid) >= 8 else cloud.means
     picked = np.unique(np.linspace(0, len(times) - 1, min(most, len(times))).round().astype(int))
-    centres, corners, radius = [], [], 0.0
+    centres, corners, offsets, radius = [], [], [], 0.0
     for row in picked:
         moved = field.from_canonical(means, float(times[row])).double().cpu()
         cut = len(moved) // 1000
@@ -71,10 +72,11 @@ def find_extent(cloud: GaussianCloud, field: Field, times: np.ndarray, *, most: 
         reach = (moved - centre).norm(dim=-1).sort().values
         centres.append(centre)
         corners.append(torch.cartesian_prod(*torch.stack([low, high], dim=1)))
+        offsets.append(moved[((moved >= low) & (moved <= high)).all(-1)][:: max(len(moved) // OFFSETS, 1)] - centre)
         radius = max(radius, float(reach[len(reach) - 1 - 2 * cut]))
     found = torch.stack(centres).numpy()
     path = np.stack([np.interp(times, times[picked], found[:, axis]) for axis in range(3)], axis=-1)
-    return Extent(torch.from_numpy(path), radius, torch.cat(corners))
+    return Extent(torch.from_numpy(path), radius, torch.cat(corners), torch.cat(offsets))
 
 
 @dataclass(frozen=True)

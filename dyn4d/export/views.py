@@ -74,11 +74,13 @@ class Extent:
     Attributes:
         centres: (F, 3) middle of its bounding box at each frame. radius: largest distance from it, over the clip.
         points: (S, 3) corners of its bounding boxes at some times.
+        offsets: (P, 3) of parts of it from the middle of the box at their time.
     """
 
     centres: Tensor
     radius: float
     points: Tensor
+    offsets: Tensor
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,8 @@ def spiral_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
 
 
 def _filling(stand: Stand, extent: Extent, share: float) -> float:
-    """The distance at which the object's boxes, each round its own middle, just end within `share` of the picture."""
-    boxes = extent.points.to(stand.direction).reshape(-1, 8, 3)
-    offset = (boxes - boxes.mean(dim=1, keepdim=True)).reshape(-1, 3)
+    """The distance at which the object at any time, seen round its middle, just ends within `share` of the picture."""
+    offset = extent.offsets.to(stand.direction)
     pose = stand.towards(torch.zeros_like(stand.direction), 0.0)
     aside = offset @ pose[:3, :3]  # in the camera's axes: right, down, forwards
     K = stand.camera.K

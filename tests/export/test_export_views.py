@@ -48,7 +48,7 @@ def moving_extent(count):
     centres[:, 0] = torch.linspace(-0.6, 0.6, count)
     half = torch.tensor([0.3, 0.2, 0.45]).double()
     corners = torch.cartesian_prod(*torch.stack([-half, half], dim=1))
-    return Extent(centres, float(half.norm()), (centres[:, None] + corners).reshape(-1, 3)), corners
+    return Extent(centres, float(half.norm()), (centres[:, None] + corners).reshape(-1, 3), corners), corners
 
 
 def inside(camera, i, points):
@@ -68,7 +68,7 @@ def test_orbit_follows_the_object_and_shows_it_from_all_sides():
 
 def test_fixed_view_is_the_middle_camera_unless_the_object_leaves_it():
     extent, _ = moving_extent(5)
-    small = Extent(extent.centres * 0.1, 0.1, extent.points * 0.1)
+    small = Extent(extent.centres * 0.1, 0.1, extent.points * 0.1, extent.offsets * 0.1)
     wide = fixed_view(arc(5), extent)
     assert torch.equal(fixed_view(arc(5), small).K, arc(5).K[2])
     assert torch.equal(wide.world_from_cam, arc(5).world_from_cam[2])
