@@ -365,7 +365,7 @@ def summarise(run: RunFolder, config: Config, state: RunState) -> None:
     ]
     summarise_run(
         run.root, config.export, clip=open_clip(config), seconds=seconds, render=config.render,
-        settings=dump_config(config), facts=facts, warnings=[str(w["text"]) for w in state.data["warnings"]],
+        settings=dump_config(told), facts=facts, warnings=[str(w["text"]) for w in state.data["warnings"]],
         story=tell(run.root, as_plain(config), command), device=device_of(config),
     )  # fmt: skip
 
