@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from dyn4d.ply_args import PlyArgs
 
 
+STAGE_GROUPS = {  # of options
+    "geometry": ("geometry", "matching"), "deform": ("deformation",), "gaussians": ("gaussians",),
+    "render": ("render",), "export": ("export",),
+}  # fmt: skip
+
+
 def _preset_of(words: Sequence[str], fallback: str) -> Options:
     """The options that `--preset` in `words` names: they are the defaults that everything else is read over."""
     for at, word in enumerate(words):
@@ -126,7 +132,9 @@ def stage_command(name: str, words: Sequence[str]) -> None:
         folder.require()
         config = load_config(folder.config)
         options = Options(**{f.name: getattr(config, f.name) for f in fields(Options)})
-    args = parse(StageArgs, name, words, StageArgs(options=options))
+    own = " and ".join(f"--{group}.*" for group in STAGE_GROUPS[name])
+    about = f"Its own are {own}, below; the others belong to other stages."
+    args = parse(StageArgs, name, words, StageArgs(options=options), about)
     if args.run != where:
         raise UsageError(f"dyn4d {name}: the run folder comes first: dyn4d {name} RUN ...")
     from dyn4d.pipeline import run_stage

@@ -32,11 +32,12 @@ class UsageError(InputError):
     """The command line cannot be understood."""
 
 
-def parse(kind: type[T], name: str, words: Sequence[str], default: T) -> T:
+def parse(kind: type[T], name: str, words: Sequence[str], default: T, more: str = "") -> T:
     """The arguments of one command.
 
     Args:
         kind: its dataclass. name: the command. words: what was typed after it. default: values to start from.
+        more: what its help says besides the docstring.
 
     Raises:
         UsageError: with what is wrong, in one line. SystemExit: after printing help.
@@ -45,7 +46,8 @@ def parse(kind: type[T], name: str, words: Sequence[str], default: T) -> T:
     caught = io.StringIO()
     try:
         with contextlib.redirect_stderr(caught), _values():
-            parsed = tyro.cli(kind, prog=f"dyn4d {name}", args=list(words), default=default, description=kind.__doc__)
+            about = f"{kind.__doc__} {more}".strip()
+            parsed = tyro.cli(kind, prog=f"dyn4d {name}", args=list(words), default=default, description=about)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -170,3 +170,14 @@ def test_module_and_stage_scripts_are_the_same_program() -> None:
         assert done.returncode == 2 and "RUN is missing" in done.stderr
     for stage in ("prepare", "geometry", "deform", "gaussians", "render", "export"):
         assert f'main(["{stage}", *sys.argv[1:]])' in (root / "stages" / f"{stage}.py").read_text()
+
+
+@pytest.mark.parametrize(("stage", "own"), [("render", "--render.*"), ("geometry", "--geometry.* and --matching.*")])
+def test_the_help_of_a_stage_says_which_options_are_its_own(
+    stage: str, own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = cli.main([stage, "--help"])
+    except SystemExit as stop:
+        code = stop.code
+    assert code in (0, None) and f"Its own are {own}" in " ".join(capsys.readouterr().out.split())

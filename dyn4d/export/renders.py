@@ -194,8 +194,12 @@ def write_renders(
     if scale is not None:
         write_json(out / "depth.json", {"near": scale.near, "far": scale.far, "colours": "viridis, near is bright"})
     fps = config.fps or timeline.fps
+    progress = progress or SilentProgress()
+    progress.start("videos", len(shots))
     for shot in shots:
         write_movies(out, shot.file, len(shot.frames), fps, gif=config.gif, changed=shot.file in redrawn)
+        progress.update()
+    progress.finish()
     return [out / f"{shot.file}.mp4" for shot in shots]
 
 
