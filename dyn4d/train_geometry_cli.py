@@ -51,10 +51,12 @@ def train_geometry_files(request: GeometryRequest, progress: Progress) -> str:
         raise InputError(f"{out} is there already; choose another name, go on with --resume, or give --overwrite")
     import torch
 
+    from dyn4d.core.allocator import keep_freed_memory
     from dyn4d.core.protocols import resolve_device
     from dyn4d.training.geometry import saved_config
     from dyn4d.training.geometry_run import train_geometry
 
+    keep_freed_memory()
     device = resolve_device(request.device)
     state = None if request.resume is None else Path(request.resume).expanduser()
     if go_on:

@@ -29,6 +29,7 @@ from dyn4d.geometry.pair_losses import (
     PairTruth,
     PixelLosses,
     confidence_loss,
+    masked_mean,
     matching_loss,
     mean_distance,
     pointmap_regression,
@@ -39,6 +40,7 @@ from dyn4d.training.geometry_data import GeometrySample
 
 STATE = "dyn4d-geometry-training/1"
 FREE = ("samples", "save_every", "workers", "evaluate_every", "held_out")  # what may change on the way
+RELIEF_STEPS = (1, 2, 4, 8, 16)  # px over which depth is compared
 RELIEF = (1.0, 8.0)  # how much more a pair counts whose object is small beside its distance
 
 
@@ -146,7 +148,7 @@ def geometry_losses(
     predictions: tuple[PairPrediction, PairPrediction], batch: Batch, config: GeometryTraining, temperature: float
 ) -> dict[str, Tensor]:
     """Losses by name: MASt3R's, with distances counted in sizes of the object rather than distances from the camera."""
-    points = matches = distance = torch.zeros((), device=batch.images.device)
+    points = matches = relief = distance = torch.zeros((), device=batch.images.device)
     turned = MatchTargets(batch.matches.xy_b, batch.matches.xy_a, batch.matches.valid)
     for said, truth, targets in zip(predictions, (batch.there, batch.back), (batch.matches, turned)):
         weight = _relief(truth)[:, None, None]
@@ -154,9 +156,28 @@ def geometry_losses(
         losses = PixelLosses(plain[0].value * weight, plain[0].counted), PixelLosses(plain[1].value * weight,
                                                                                      plain[1].counted)  # fmt: skip
         points = points + confidence_loss(said, losses, alpha=config.alpha) / 2
+        relief = relief + relief_loss(said.points_a[..., 2], truth.points_a[..., 2], truth.valid_a, weight) / 2
         distance = distance + (losses[0].mean() + losses[1].mean()).detach() / 4
         matches = matches + matching_loss(said, targets, temperature=temperature) / 2
-    return {"points": points, "matches": config.match_weight * matches, "distance": distance}
+    return {"points": points, "matches": config.match_weight * matches, "relief": config.relief_weight * relief,
+            "distance": distance}  # fmt: skip
+
+
+def relief_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
+    """() how wrong the steps of a depth map (B, H, W) are from pixel to pixel and over 2, 4, 8 and 16 of them, as
+    logarithms, so that no factor of the whole matters (after Ranftl et al., "Towards Robust Monocular Depth
+    Estimation", TPAMI 2022). weight: (B, 1, 1) of the pictures. Depth that is not valid may be anything but NaN."""
+    off = torch.where(valid, depth / torch.where(valid, truth, torch.ones_like(truth)), torch.ones_like(depth)).log()
+    total = torch.zeros((), device=depth.device)
+    for step in RELIEF_STEPS:
+        every = max(step // 2, 1)  # neighbouring far steps say the same
+        some, there, by = off[:, ::every, ::every], valid[:, ::every, ::every], step // every
+        for axis in (1, 2):
+            count = some.shape[axis] - by
+            first, last = some.narrow(axis, 0, count), some.narrow(axis, by, count)
+            both = there.narrow(axis, 0, count) & there.narrow(axis, by, count)
+            total = total + masked_mean((last - first).abs() * weight, both)
+    return total
 
 
 def _relief(truth: PairTruth) -> Tensor:
@@ -228,7 +249,7 @@ class GeometryTrainer:
         with low:
             predictions = predict(self.network, batch)
         losses = geometry_losses(predictions, batch, config, self.temperature())
-        total = losses["points"] + losses["matches"]
+        total = losses["points"] + losses["matches"] + losses["relief"]
         if not bool(torch.isfinite(total)):
             raise RunError(
                 f"the training broke down at step {self.step}: the loss is {float(total.detach())}; lower "

@@ -11,6 +11,8 @@ class ObjectPairs:
 
     size: int = 160
     """Side of the square views in pixels, a multiple of 16."""
+    first_size: int = 112
+    """The same at first, see `training.growth`: smaller views teach more a second."""
     bodies: int = 3000
     """Bodies that the samples go through, each in many poses, paints and lights."""
     reuse: int = 12
@@ -33,11 +35,19 @@ class ObjectPairs:
     """Pairs of pixels of each sample that descriptors are trained on."""
 
     def __post_init__(self) -> None:
-        for name, least in (("size", 32), ("bodies", 1), ("reuse", 1), ("textures", 1), ("matches", 8)):
+        for name, least in (
+            ("size", 32),
+            ("first_size", 32),
+            ("bodies", 1),
+            ("reuse", 1),
+            ("textures", 1),
+            ("matches", 8),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"training.data.{name}: {getattr(self, name)}; wanted at least {least}")
-        if self.size % 16:
-            raise ValueError(f"training.data.size: {self.size}; wanted a multiple of 16")
+        for name in ("size", "first_size"):
+            if getattr(self, name) % 16:
+                raise ValueError(f"training.data.{name}: {getattr(self, name)}; wanted a multiple of 16")
         for name, least, most in (("focal", 0.3, 20.0), ("margin", 0.0, 1.0)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -94,7 +104,9 @@ class GeometryTraining:
     """Of the first weights and of all samples."""
     batch: int = 4
     """Samples in a step."""
-    rate: float = 6e-4
+    growth: float = 0.5
+    """Share of the training whose views are of `training.data.first_size`."""
+    rate: float = 8e-4
     """Learning rate at its highest."""
     warmup: int = 800
     """Samples over which the learning rate rises."""
@@ -108,14 +120,17 @@ class GeometryTraining:
     """What being sure of a point costs (DUSt3R eq. 4)."""
     match_weight: float = 0.5
     """Of the descriptors' loss beside that of the points (MASt3R, from trained points: 0.075)."""
+    relief_weight: float = 2.0
+    """Of the loss of the depth's steps from pixel to pixel and beyond, which see an object's shape apart from its
+    distance."""
     temperature: tuple[float, float] = (0.2, 0.05)
     """Of the descriptors' loss, at first and in the end (MASt3R: 0.05). Descriptors that are still bad learn nothing
     from a low one but to be alike."""
     cooling: float = 0.2
     """Share of the training over which the temperature falls."""
-    evaluate_every: int = 1000
+    evaluate_every: int = 2000
     """Samples between looks at samples that are never trained on."""
-    held_out: int = 48
+    held_out: int = 64
     """How many of those there are."""
     save_every: float = 300.0
     """Seconds between checkpoints."""
@@ -138,10 +153,16 @@ class GeometryTraining:
             raise ValueError(
                 f"training.temperature: {self.temperature}; wanted two numbers between 0 and 1, the larger first"
             )
-        if not 0 <= self.cooling <= 1:
-            raise ValueError(f"training.cooling: {self.cooling}; wanted a number from 0 to 1")
-        for name in ("weight_decay", "alpha", "match_weight", "save_every"):
+        for name in ("cooling", "growth"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0 to 1")
+        for name in ("weight_decay", "alpha", "match_weight", "relief_weight", "save_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0")
         if self.clip <= 0:
             raise ValueError(f"training.clip: {self.clip}; wanted a number above 0")
+
+    @property
+    def small_samples(self) -> int:
+        """How many samples, from the first on, have views of `training.data.first_size`: whole steps."""
+        return int(self.growth * self.samples) // self.batch * self.batch

@@ -93,23 +93,31 @@ class GeometrySample:
 
 
 class SampleSource:
-    """Samples by number; see the module. Free of state but for what it remembers to be quick."""
+    """Samples by number; see the module. Free of state but for what it remembers to be quick.
 
-    def __init__(self, config: ObjectPairs, seed: int) -> None:
-        self.config, self.seed = config, seed
+    Args:
+        small: how many, from the first on, have views of `config.first_size`.
+    """
+
+    def __init__(self, config: ObjectPairs, seed: int, small: int = 0) -> None:
+        self.config, self.seed, self.small = config, seed, small
 
     def __call__(self, index: int) -> GeometrySample:
         """Sample number `index`."""
+        config = self._config_of(index)
         for attempt in range(TRIES):  # a body may hide behind the edge of the picture
             rng = np.random.default_rng([self.seed, 43, index, attempt])
-            sample = draw_pair(rng, film_pair(rng, self.config, self.seed, index), self.config)
+            sample = draw_pair(rng, film_pair(rng, config, self.seed, index), config)
             if sample is not None:
                 return sample
         raise RuntimeError(f"sample {index} of seed {self.seed}: nothing to see in {TRIES} tries")
 
     def filmed(self, index: int) -> FilmedPair:
         """What sample `index` is drawn from, if its first try succeeds."""
-        return film_pair(np.random.default_rng([self.seed, 43, index, 0]), self.config, self.seed, index)
+        return film_pair(np.random.default_rng([self.seed, 43, index, 0]), self._config_of(index), self.seed, index)
+
+    def _config_of(self, index: int) -> ObjectPairs:
+        return replace(self.config, size=self.config.first_size) if index < self.small else self.config
 
 
 def body_number(config: ObjectPairs, index: int) -> int:

@@ -139,10 +139,10 @@ def _last_figures(lines: list[str]) -> dict[str, float]:
 _source: SampleSource | None = None  # of a worker process
 
 
-def _begin(data: ObjectPairs, seed: int) -> None:
+def _begin(data: ObjectPairs, seed: int, small: int) -> None:
     global _source
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer stops them
-    _source = SampleSource(data, seed)
+    _source = SampleSource(data, seed, small)
 
 
 def _make(index: int) -> GeometrySample:
@@ -171,11 +171,11 @@ class _Ahead:
 def samples_ahead(config: GeometryTraining, first: int) -> Iterator[SampleSource | _Ahead]:
     """Where a training gets its samples from, number `first` and on: the same whatever the number of processes."""
     if config.workers == 0:
-        yield SampleSource(config.data, config.seed)
+        yield SampleSource(config.data, config.seed, config.small_samples)
         return
     # Fresh processes: forked ones would inherit the threads of torch in any state.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(config.workers, context, _begin, (config.data, config.seed))
+    pool = ProcessPoolExecutor(config.workers, context, _begin, (config.data, config.seed, config.small_samples))
     try:
         yield _Ahead(pool, first, AHEAD * config.batch)
     finally:

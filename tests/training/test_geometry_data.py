@@ -106,6 +106,13 @@ def test_samples_follow_from_seed_and_number_whatever_was_made_before() -> None:
     assert not np.array_equal(a.image, SampleSource(SMALL, 2)(2).image)
 
 
+def test_first_samples_are_small() -> None:
+    config = GeometryTraining(samples=10, batch=2, growth=0.5, data=replace(SMALL, first_size=48))
+    assert config.small_samples == 4  # whole steps
+    source = SampleSource(config.data, config.seed, config.small_samples)
+    assert [source(index).mask.shape[-1] for index in (0, 3, 4, HELD_OUT)] == [48, 48, 64, 64]
+
+
 def test_bodies_come_back_and_held_out_ones_are_others() -> None:
     numbers = [body_number(ObjectPairs(bodies=100, reuse=4), index) for index in range(64)]
     assert len(set(numbers[:8])) == 8 and numbers[:8] == numbers[8:16] and not set(numbers[:8]) & set(numbers[32:])
@@ -114,7 +121,7 @@ def test_bodies_come_back_and_held_out_ones_are_others() -> None:
 
 @pytest.mark.slow
 def test_samples_made_ahead_are_the_same() -> None:
-    config = GeometryTraining(samples=4, batch=2, data=SMALL, workers=2)
+    config = GeometryTraining(samples=4, batch=2, growth=0.0, data=SMALL, workers=2)
     with samples_ahead(config, 3) as ahead:
         made = [ahead(index) for index in (3, 4, 5)]
     for index, sample in zip((3, 4, 5), made):

@@ -19,7 +19,7 @@ from dyn4d.core.errors import InputError, RunError
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.checkpoint import load_tensors
 from dyn4d.training import geometry_run
-from dyn4d.training.geometry import GeometryTrainer, geometry_losses, predict, saved_config, to_batch
+from dyn4d.training.geometry import GeometryTrainer, geometry_losses, predict, relief_loss, saved_config, to_batch
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample, SampleSource
 from dyn4d.training.geometry_eval import depth_errors, evaluate, flat_errors
@@ -29,7 +29,7 @@ from dyn4d.training.loop import TrainingFiles
 TINY = GeometryTraining(
     samples=12, batch=2, warmup=4, evaluate_every=6, held_out=2,
     network=NetworkSizes(stem=(8, 8, 16), width=32, encoder=1, decoder=1, heads=2, fusion=8, descriptor=8),
-    data=ObjectPairs(size=32, bodies=2, reuse=2, textures=2, scenes=0.2, matches=32),
+    data=ObjectPairs(size=32, first_size=32, bodies=2, reuse=2, textures=2, scenes=0.2, matches=32),
 )  # fmt: skip
 
 
@@ -62,6 +62,21 @@ def test_it_learns_the_samples_that_it_sees() -> None:
         trainer.train_step()
     last = evaluate(trainer.averaged(), some_samples()[:2])
     assert last["depth"] < 0.85 * first["flat"] and last["other"] < 0.85 * first["other"]
+
+
+def test_relief_counts_steps_of_depth_and_no_factor_of_the_whole() -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth = 1 + 0.2 * torch.rand(2, 32, 32, generator=rng)
+    valid, one = torch.rand(2, 32, 32, generator=rng) > 0.1, torch.ones(2, 1, 1)
+    assert float(relief_loss(3.7 * truth, truth, valid, one)) < 1e-5
+    column = torch.arange(32.0)
+    tilted = truth * torch.exp(0.01 * column)  # a step of d pixels is wrong by 0.01 d across, and not downwards
+    everywhere = torch.ones_like(valid)
+    assert float(relief_loss(tilted, truth, everywhere, one)) == pytest.approx(0.01 * (1 + 2 + 4 + 8 + 16), rel=1e-3)
+    assert float(relief_loss(tilted, truth, everywhere, 2 * one)) == pytest.approx(0.02 * 31, rel=1e-3)
+    depth = torch.where(valid, tilted, torch.full_like(tilted, 1e-20)).requires_grad_()
+    relief_loss(depth, torch.where(valid, truth, torch.zeros_like(truth)), valid, one).backward()
+    assert depth.grad is not None and bool(depth.grad.isfinite().all()) and not bool(depth.grad[~valid].any())
 
 
 def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
