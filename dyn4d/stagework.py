@@ -104,7 +104,8 @@ def geometry(ctx: StageContext) -> None:
     found, rigidity = check_views(clip, found, config.geometry, ctx.progress)
     ctx.state.update(licences=list(found.licences))
     cameras = all_cameras(clip, found)
-    extra = {"poses": "solved" if found.poses_solved else "given", "source": found.source}
+    extra = {"poses": "solved" if found.poses_solved else "given", "source": found.source,
+             "depth_error": found.depth_error}  # fmt: skip
     write_cameras(ctx.out / "cameras.json", cameras, clip.timeline, extra=extra)
     artifacts.save(ctx.out / "frame_points.npz", found.points, source=found.source)
     matches = find_matches(ctx, clip)

@@ -314,6 +314,7 @@ class GeometryResult:
         poses_solved: the cameras' poses are not those that came with the clip.
         depth: T depth maps (H, W) of the pictures in the cameras' unit, 0 = not known, where the source has any beside
             the object; they tell what stands before it. Not saved.
+        depth_error: relative error that the points' depth is expected to have, where it was estimated from pictures.
     """
 
     points: FramePoints
@@ -323,6 +324,7 @@ class GeometryResult:
     licences: tuple[str, ...] = ()
     poses_solved: bool = False
     depth: FrameReader | None = None
+    depth_error: float | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,9 @@ class RenderConfig:
     """Pictures also as PNGs with a transparent background, in <name>_alpha/; not of tracks and compare."""
     orbit_turns: float = 1.0
     """Full turns of the orbit over the clip; negative turns the other way."""
+    view_limit: float = -1.0
+    """Of orbit, spiral, bullet and confidence: how far from the input's cameras they go, in degrees. -1: all round;
+    but where depth was estimated by a network, as far as that can be trusted. 180: all round whatever it was."""
     fps: float = 0.0
     """Frames a second of the videos; 0 takes the clip's own."""
     trail: int = 12
@@ -53,6 +56,8 @@ class RenderConfig:
                 raise ValueError(f"render.which: {name!r} is not one of {', '.join(RENDER_NAMES)}")
         if self.bullet_frame < -1:
             raise ValueError(f"render.bullet_frame must be a frame from 0, or -1 (middle), not {self.bullet_frame}")
+        if self.view_limit != -1 and not 0 < self.view_limit <= 180:
+            raise ValueError(f"render.view_limit must be -1 or above 0 and up to 180, not {self.view_limit:g}")
         if self.trail < 0:
             raise ValueError(f"render.trail must not be negative, but is {self.trail}")
         if not 0 <= self.fps <= 240:

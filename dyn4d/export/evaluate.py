@@ -42,6 +42,7 @@ class Reconstruction:
         cameras: the run's F cameras (NaN where unregistered).
         poses_given: the cameras came with the clip and were not solved.
         background: colour behind the object in whole-frame PSNR.
+        depth_error: relative error that the depth is expected to have; None where it was measured.
     """
 
     cloud: GaussianCloud
@@ -50,6 +51,7 @@ class Reconstruction:
     cameras: Camera
     poses_given: bool
     background: tuple[float, ...]
+    depth_error: float | None = None
 
 
 def is_near(view: str) -> bool:

@@ -16,6 +16,7 @@ from dyn4d.core.types import Camera, Clip, GaussianCloud, RenderOutput, Timeline
 from dyn4d.export.config import OPAQUE, RenderConfig, RenderName
 from dyn4d.export.paint import Painter, confidence_cloud, depth_scale
 from dyn4d.export.paint import to_uint8 as to_uint8
+from dyn4d.export.view_limit import allowed_turn, view_limit
 from dyn4d.export.views import Extent, bullet_views, dolly_views, fill_poses, fixed_view, orbit_views, spiral_views
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.io.atomic import write_json
@@ -105,12 +106,20 @@ def frozen_frame(config: RenderConfig, count: int) -> int:
 
 
 def render_views(
-    cloud: GaussianCloud, field: Field, timeline: Timeline, *, cameras: Camera, config: RenderConfig
-) -> dict[RenderName, Camera]:
-    """The cameras of each render that the options name: one a frame of the clip, `BULLET_PICTURES` of bullet."""
+    cloud: GaussianCloud, field: Field, timeline: Timeline, *, cameras: Camera, config: RenderConfig,
+    depth_error: float | None = None,
+) -> dict[RenderName, Camera]:  # fmt: skip
+    """The cameras of each render that the options name: one a frame of the clip, `BULLET_PICTURES` of bullet.
+
+    Args:
+        depth_error: relative error that the depth is expected to have, where it was estimated: paths round the object
+            then stay near the input's cameras, see `config.view_limit`.
+    """
     count, turns = len(timeline), config.orbit_turns
     filled = fill_poses(cameras)
     extent = find_extent(cloud, field, timeline.times)
+    limit = view_limit(filled, extent, depth_error) if config.view_limit < 0 else config.view_limit
+    within = allowed_turn(filled, extent, limit)
     views: dict[RenderName, Camera] = {}
     for name in config.which:
         if name == "tracks":  # drawn over the clip's own pictures, in `trails`
@@ -123,24 +132,26 @@ def render_views(
                 fixed, K=fixed.K.expand(count, 3, 3), world_from_cam=fixed.world_from_cam.expand(count, 4, 4)
             )
         elif name == "spiral":
-            views[name] = spiral_views(filled, extent, turns=turns)
+            views[name] = spiral_views(filled, extent, turns=turns, within=within)
         elif name == "dolly":
             views[name] = dolly_views(filled, extent)
         elif name == "bullet":
             frame = frozen_frame(config, count)
-            views[name] = bullet_views(filled, extent, frame=frame, turns=turns, count=BULLET_PICTURES)
+            views[name] = bullet_views(filled, extent, frame=frame, turns=turns, count=BULLET_PICTURES, within=within)
         else:
-            views[name] = orbit_views(filled, extent, turns=turns)
+            views[name] = orbit_views(filled, extent, turns=turns, within=within)
     return views
 
 
 def plan_shots(
-    cloud: GaussianCloud, field: Field, timeline: Timeline, *, cameras: Camera, config: RenderConfig
-) -> list[Shot]:
+    cloud: GaussianCloud, field: Field, timeline: Timeline, *, cameras: Camera, config: RenderConfig,
+    depth_error: float | None = None,
+) -> list[Shot]:  # fmt: skip
     """The renders that the options name, without the trails of tracks."""
     count = len(timeline)
     shots = []
-    for name, path in render_views(cloud, field, timeline, cameras=cameras, config=config).items():
+    views = render_views(cloud, field, timeline, cameras=cameras, config=config, depth_error=depth_error)
+    for name, path in views.items():
         frames = (frozen_frame(config, count),) * len(path) if name == "bullet" else tuple(range(count))
         shots.append(Shot(name, config.file_name(name), path, frames))
     return shots
@@ -161,6 +172,7 @@ def write_renders(
     config: RenderConfig,
     clip_colour: tuple[float, ...] | list[float] | None = None,
     clip: Clip | None = None,
+    depth_error: float | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
     """Write `out/<name>/000000.png ...` and `out/<name>.mp4` of each render that the options name but tracks, and
@@ -173,7 +185,7 @@ def write_renders(
         cameras: F cameras; those without a pose are interpolated.
         out: the folder to fill (the caller renames it when all is done).
         clip_colour: colour outside the clip's masks, for `background: clip`.
-        clip: all F frames of the clip, for compare.
+        clip: all F frames of the clip, for compare. depth_error: see `render_views`.
 
     Returns:
         the videos.
@@ -184,7 +196,7 @@ def write_renders(
     """
     if "compare" in config.which:
         _check_clip(clip, len(timeline))
-    shots = plan_shots(cloud, field, timeline, cameras=cameras, config=config)
+    shots = plan_shots(cloud, field, timeline, cameras=cameras, config=config, depth_error=depth_error)
     scale = None
     if "depth" in config.which:
         scale = depth_scale(cloud, field, timeline, fill_poses(cameras))

@@ -27,13 +27,14 @@ from dyn4d.export.geometry_pictures import geometry_pictures
 from dyn4d.export.left_out import evaluate_left_out
 from dyn4d.export.pictures import depth_picture, error_picture, side_by_side
 from dyn4d.export.player import write_player
-from dyn4d.export.renders import background_colour, render_cloud, to_uint8, write_movies, write_renders
+from dyn4d.export.renders import background_colour, find_extent, render_cloud, to_uint8, write_movies, write_renders
 from dyn4d.export.report import PLAYER, FramePictures, ReportContent, find_warnings, write_report
 from dyn4d.export.report_story import FurtherRender
 from dyn4d.export.sequence import write_sequence
 from dyn4d.export.story import Story
 from dyn4d.export.tracks import draw_trails, gaussian_tracks, rainbow, spread_rows
 from dyn4d.export.trails import DrawnTracks, choose_tracks, write_track_movie
+from dyn4d.export.view_limit import view_limit
 from dyn4d.export.views import fill_poses, upward
 from dyn4d.gaussians.metrics import mpsnr
 from dyn4d.gaussians.warp import move_cloud
@@ -102,13 +103,15 @@ def load_result(run: Path, device: torch.device | str = "cpu") -> Reconstruction
     if not isinstance(cloud, GaussianCloud):
         raise InputError(f"{run / 'gaussians/canonical.ply'} holds points, not Gaussians; run dyn4d gaussians again")
     colour = _optional_json(run / "gaussians/metrics.json").get("background") or (0.5, 0.5, 0.5)
+    head = read_json(file.source)
     return Reconstruction(
         cloud=cloud.to(device),
         field=load_field(run / "gaussians/field.safetensors", device),
         timeline=timeline_of(file),
         cameras=cameras,
-        poses_given=read_json(file.source).get("poses", "given") != "solved",
+        poses_given=head.get("poses", "given") != "solved",
         background=tuple(float(c) for c in colour),
+        depth_error=head.get("depth_error"),
     )
 
 
@@ -125,7 +128,7 @@ def render_run(
     result = load_result(run, device)
     videos = write_renders(
         result.cloud, result.field, result.timeline, cameras=result.cameras, out=out, config=config,
-        clip_colour=result.background, clip=clip, progress=progress,
+        clip_colour=result.background, clip=clip, depth_error=result.depth_error, progress=progress,
     )  # fmt: skip
     tracks = load_drawn_tracks(Path(run), before=config.tracks_before) if "tracks" in config.which else []
     if clip is not None and tracks:
@@ -365,7 +368,19 @@ def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
         ("clip", f"{clip.name}, {clip.width} x {clip.height} pixels"),
         ("frames", f"{frames}, {result.timeline.fps:.3g} a second"),
         ("Gaussians", f"{len(result.cloud):,}, colours of degree {result.cloud.sh_degree}"),
+        *_trust(result),
     ]
+
+
+def _trust(result: Reconstruction) -> list[tuple[str, str]]:
+    """From how far beside the input's cameras a result of estimated depth can be looked at."""
+    if result.depth_error is None:
+        return []
+    limit = view_limit(result.cameras, find_extent(result.cloud, result.field, result.timeline.times),
+                       result.depth_error)  # fmt: skip
+    text = f"estimated from the pictures, usually off by {result.depth_error:.1%}"
+    trusted = "" if limit is None else f"; sides more than {limit:.0f}° from the input's cameras are not to be trusted"
+    return [("depth", text + trusted)]
 
 
 def _found_again(deformation: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from dyn4d.core.types import Camera
 ORBIT_MARGIN = 1.08  # the object's sphere takes up to 1 / 1.08 of the picture's shorter side
 SPIRAL_WAVES = 2  # times that the spiral goes up and down over the clip
 SPIRAL_RISE = 30.0  # degrees above and below the horizon through the object
+SPIRAL_SHARE = 0.7  # of the swing and of the rise, where both together have to stay near
 SPIRAL_BACK = 0.35  # the spiral is this share of the orbit's distance farther away at its farthest
 DOLLY_FILL = 0.85  # the object's points end within this share of the picture's limiting side where the dolly is nearest
 DOLLY_FAR = 2.0  # it starts so many times as far away
@@ -124,44 +125,72 @@ def find_stand(camera: Camera, extent: Extent) -> Stand:
     return Stand(replace(middle, K=K), upward(camera), direction, distance)
 
 
-def orbit_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
+@dataclass(frozen=True)
+class Swing:
+    """How far a path may turn from where the clip's middle camera stands: from `low` to `high` degrees about the up
+    axis, so that it stays within `limit` degrees of some input camera."""
+
+    low: float
+    high: float
+    limit: float
+
+
+def sweep(count: int, turns: float, within: Swing | None) -> list[float]:
+    """`count` angles in degrees: all round `turns` times, or to and fro as often between the ends of `within`."""
+    if within is None:
+        return [360.0 * turns * i / count for i in range(count)]
+    middle, half = (within.low + within.high) / 2, (within.high - within.low) / 2
+    return [middle + half * math.sin(2 * math.pi * turns * i / count) for i in range(count)]
+
+
+def orbit_views(camera: Camera, extent: Extent, *, turns: float, within: Swing | None = None) -> Camera:
     """F cameras round the object, which follow it, starting from the side and height of the clip's middle camera.
 
     Args:
         camera: the clip's cameras, all with poses (F, ...).
         turns: full turns over the clip; the last camera is one step short of the end, so that one turn loops.
+        within: where to swing instead of turning.
     """
     stand = find_stand(camera, extent)
     centres = extent.centres.to(stand.direction)
-    count = len(centres)
-    return stand.path([stand.towards(centre, 360.0 * turns * i / count) for i, centre in enumerate(centres)])
+    angles = sweep(len(centres), turns, within)
+    return stand.path([stand.towards(centre, angle) for centre, angle in zip(centres, angles)])
 
 
-def bullet_views(camera: Camera, extent: Extent, *, frame: int, turns: float, count: int) -> Camera:
+def bullet_views(
+    camera: Camera, extent: Extent, *, frame: int, turns: float, count: int, within: Swing | None = None
+) -> Camera:
     """`count` cameras round the place where the object is at one frame; the first is where the orbit starts."""
     stand = find_stand(camera, extent)
     centre = extent.centres[frame].to(stand.direction)
-    return stand.path([stand.towards(centre, 360.0 * turns * i / count) for i in range(count)])
+    return stand.path([stand.towards(centre, angle) for angle in sweep(count, turns, within)])
 
 
-def spiral_views(camera: Camera, extent: Extent, *, turns: float) -> Camera:
+def spiral_views(camera: Camera, extent: Extent, *, turns: float, within: Swing | None = None) -> Camera:
     """F cameras that go round the object as the orbit does, and up and down, nearer and farther meanwhile.
 
-    Heights are within `SPIRAL_RISE` degrees of the horizon; the orbit's distance is the nearest.
+    Heights are within `SPIRAL_RISE` degrees of the horizon; the orbit's distance is the nearest. Where it may not go
+    all round they are about the height of the clip's middle camera, and it turns less, so that both together stay near.
     """
     stand = find_stand(camera, extent)
     level = stand.direction - (stand.direction @ stand.up) * stand.up
     if float(level.norm()) < 1e-3:  # the clip looks straight down: any side is as good
         level = torch.linalg.cross(stand.up, stand.camera.world_from_cam[:3, 0])
     level = torch.nn.functional.normalize(level, dim=0)
+    height = 0.0 if within is None else math.asin(max(-1.0, min(1.0, float(stand.direction @ stand.up))))
+    reach = SPIRAL_RISE if within is None else min(SPIRAL_RISE, SPIRAL_SHARE * within.limit)
+    if within is not None:
+        less = (1 - SPIRAL_SHARE) * within.limit
+        within = replace(within, low=min(within.low + less, 0.0), high=max(within.high - less, 0.0))
+    angles = sweep(len(extent.centres), turns, within)
     centres = extent.centres.to(stand.direction)
     count, poses = len(centres), []
     for i, centre in enumerate(centres):
         wave = 2 * math.pi * SPIRAL_WAVES * i / count
-        rise = math.radians(SPIRAL_RISE) * math.sin(wave)
+        rise = height + math.radians(reach) * math.sin(wave)
         farther = 1 + SPIRAL_BACK * (1 - math.cos(wave)) / 2
         direction = math.cos(rise) * level + math.sin(rise) * stand.up
-        poses.append(stand.towards(centre, 360.0 * turns * i / count, direction=direction, farther=farther))
+        poses.append(stand.towards(centre, angles[i], direction=direction, farther=farther))
     return stand.path(poses)
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from dyn4d.geometry.pair_config import PairConfig
 
+USUAL_DEPTH_ERROR = 0.05  # relative, of depth from pictures, where nobody has measured the estimator
+
 
 @dataclass(frozen=True)
 class GeometryConfig:

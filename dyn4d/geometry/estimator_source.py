@@ -17,7 +17,7 @@ from dyn4d.core.errors import InputError
 from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
-from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.config import USUAL_DEPTH_ERROR, GeometryConfig
 from dyn4d.geometry.estimator_cameras import MapFacts, focal_intrinsics, pose_of_points, sample_points, world_intrinsics
 from dyn4d.geometry.estimator_maps import (
     FLOOR,
@@ -112,7 +112,8 @@ def frames_from_estimate(
     notes, solved = [*notes, *more], solved or changed
     points, more = _points(clip, cameras, depth, config, progress)
     notes = (*survey.notes, *notes, *more)
-    return GeometryResult(points, cameras, "pointmaps", notes, poses_solved=solved, depth=reader)
+    return GeometryResult(points, cameras, "pointmaps", notes, poses_solved=solved, depth=reader,
+                          depth_error=USUAL_DEPTH_ERROR)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------- first look

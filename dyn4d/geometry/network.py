@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dyn4d.core.types import PairPrediction
+from dyn4d.geometry.config import USUAL_DEPTH_ERROR
 from dyn4d.geometry.heads import ViewPrediction, make_head
 from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.geometry.transformer import DecoderBlock, EncoderBlock, PatchEmbed, Rotation, patch_positions, rotation_of
@@ -90,6 +91,7 @@ class PairNetwork(nn.Module):
     Attributes:
         config: its sizes. images_encoded: how many pictures the encoder has seen so far; a frame that takes part in
             many pairs should count once. notes: lines for the user about the file that the weights came from.
+        depth_error: relative error that its depth is expected to have.
     """
 
     def __init__(self, config: PairNetworkConfig) -> None:
@@ -97,6 +99,7 @@ class PairNetwork(nn.Module):
         self.config = config
         self.images_encoded = 0
         self.notes: tuple[str, ...] = ()
+        self.depth_error = USUAL_DEPTH_ERROR
         self._build(config)
         self.requires_grad_(False)
         self.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError
+from dyn4d.geometry.config import USUAL_DEPTH_ERROR
 from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.io.checkpoint import read_head, save_tensors
 
@@ -29,8 +30,21 @@ def save_own_weights(
     save_tensors(file, halves, head, FORMAT)
 
 
-def own_network(file: Path) -> tuple[PairNetworkConfig, str] | None:
-    """The configuration and licence that a file of ours holds; None where it is another's.
+@dataclass(frozen=True)
+class OwnWeights:
+    """What a file of ours says of itself.
+
+    Attributes:
+        config: of its network. licence: its terms. depth_error: relative error of depth that was measured with it.
+    """
+
+    config: PairNetworkConfig
+    licence: str
+    depth_error: float
+
+
+def own_network(file: Path) -> OwnWeights | None:
+    """What a file of ours says of itself; None where it is another's.
 
     Raises:
         InputError: it is one of ours, but of another version, or damaged.
@@ -47,7 +61,10 @@ def own_network(file: Path) -> tuple[PairNetworkConfig, str] | None:
         config = PairNetworkConfig(**plain)
     except (TypeError, InputError) as error:
         raise InputError(f"{file}: its configuration makes no network ({error}); get it again") from error
-    return config, str(head.get("licence", LICENCE))
+    metrics = head.get("metrics")
+    error = head.get("depth_error", metrics.get("depth") if isinstance(metrics, dict) else None)
+    measured = isinstance(error, (int, float)) and 0 < error < 1
+    return OwnWeights(config, str(head.get("licence", LICENCE)), float(error) if measured else USUAL_DEPTH_ERROR)
 
 
 def small_weights() -> Path | None:

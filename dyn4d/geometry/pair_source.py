@@ -136,7 +136,7 @@ def frames_from_pairs(
     notes = [*placed.alignment.named_notes(clip.names), *notes]
     return GeometryResult(
         points, cameras, "mast3r", tuple(notes), tuple(network.notes), poses_solved=not fixed,
-        depth=_depth_maps(clip, placed),
+        depth=_depth_maps(clip, placed), depth_error=network.depth_error,
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from dyn4d.core.errors import InputError
 from dyn4d.core.listing import tensor_list
 from dyn4d.core.protocols import resolve_device
+from dyn4d.geometry.config import USUAL_DEPTH_ERROR
 from dyn4d.geometry.masked_network import make_network
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.network_config import PairNetworkConfig, network_config, parse_constructor, parse_hub_json
@@ -46,7 +47,8 @@ class SavedWeights:
     Attributes:
         file: that holds the tensors. kind: "pth" or "safetensors". config: of its network.
         tensors: by key, mapped from the file where it can be; of keys with two spellings the one with `layer1_rn`.
-        notes: lines for the user. licence: that the file names itself; "" = none.
+        notes: lines for the user. licence: that the file names itself; "" = none. depth_error: relative error that the
+            network's depth is expected to have.
     """
 
     file: Path
@@ -55,6 +57,7 @@ class SavedWeights:
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
     licence: str = ""
+    depth_error: float = USUAL_DEPTH_ERROR
 
     def complete(self) -> dict[str, Tensor]:
         """The tensors, the second decoder copied from the first where the file has none."""
@@ -148,6 +151,7 @@ def load_pair_network(path_or_hub_id: str | Path, device: torch.device | str = "
         if not torch.isfinite(parameter).all():
             raise InputError(f"{saved.file} is damaged: {name} is not finite everywhere; fetch it again")
     network.notes = (f"weights: {saved.licence or licence_of(saved.config)}", *saved.notes)
+    network.depth_error = saved.depth_error
     for note in network.notes:
         log.info("%s: %s", saved.file, note)
     return network
@@ -244,8 +248,8 @@ def read_weights(path: str | Path) -> SavedWeights:
             raise InputError(f"{file}: {name} is not a tensor of real numbers; not weights of a pair network")
     tensors = _one_spelling(raw, file)
     if own is not None:
-        _check_keys(own[0], tensors, file)
-        return SavedWeights(file, kind, own[0], tensors, (), own[1])
+        _check_keys(own.config, tensors, file)
+        return SavedWeights(file, kind, own.config, tensors, (), own.licence, own.depth_error)
     config = network_config(kwargs, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, str(file))
     complete = _with_second_decoder(tensors)
     _check_keys(config, complete, file)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -183,6 +184,26 @@ def test_the_viewer_is_told_of_sides_that_were_not_filmed(opened):
     assert opened.evaluate(HINT).endswith("partly a guess")
     opened.go("right=150&fade=1")
     assert opened.evaluate("dyn4d.splats.fade.y") == pytest.approx(1)
+
+
+def test_where_depth_was_estimated_the_view_stays_near_until_it_is_let_go(browser, tmp_path):
+    run = replace(result(800, frames=3), depth_error=0.04)
+    page = write_player(tmp_path / "p.html", run, name="estimated")
+    assert "as depth was estimated" in page.read_text(encoding="utf-8")
+    browser.errors.clear()
+    assert browser.open(page, f"{PLAIN}&frame=1") == "ready"
+    limit = browser.evaluate("dyn4d.limit")
+    assert 12 <= limit < 60
+    browser.go("ui=1&camera=free&right=120")
+    assert browser.evaluate("dyn4d.angle") <= limit + 0.5
+    assert browser.evaluate("document.getElementById('limitRow').hidden") is False
+    for kind, x in (("mousePressed", 30), ("mouseMoved", 140), ("mouseReleased", 140)):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=60, button="left", buttons=1, clickCount=1)
+    browser.evaluate("dyn4d.settled()")
+    assert browser.evaluate("dyn4d.angle") <= limit + 0.5
+    browser.go("limit=0&right=120")
+    assert browser.evaluate("dyn4d.angle") > limit + 20
+    assert browser.errors == []
 
 
 def test_frames_are_counted_as_the_files_are(opened):

@@ -95,6 +95,9 @@ def _info(header: Mapping[str, Any]) -> str:
     if between:
         rows.append(("Between frames", f"99.9 % by less than {_percent(between['p999_rel'])}, at most "
                      f"{_percent(between['max_rel'])} (a sample)"))  # fmt: skip
+    if header["view_limit"] is not None:
+        rows.append(("View", f"within {header['view_limit']:.0f}° of the input's cameras, as depth was estimated; the "
+                     "settings allow any"))  # fmt: skip
     rows.append(("Made by", header["made_by"]))
     return "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows)
 

@@ -13,6 +13,7 @@ from dyn4d.core.types import Camera, GaussianCloud, Timeline
 from dyn4d.export.evaluate import Reconstruction
 from dyn4d.export.renders import find_extent
 from dyn4d.export.tracks import rainbow, spread_rows
+from dyn4d.export.view_limit import view_limit
 from dyn4d.export.views import fill_poses, upward
 
 TRAILS = 160
@@ -80,6 +81,7 @@ def scene_header(result: Reconstruction, cloud: GaussianCloud, *, size: float, r
     timeline: Timeline = result.timeline
     extent = find_extent(cloud, result.field, timeline.times)
     centres = extent.centres.double().numpy()
+    limit = view_limit(result.cameras, extent, result.depth_error)
     rows, colours = trail_rows(cloud)
     return {
         "times": _rounded(timeline.times.tolist(), 9),
@@ -88,6 +90,7 @@ def scene_header(result: Reconstruction, cloud: GaussianCloud, *, size: float, r
         "centre": _rounded(centres[len(centres) // 2].tolist()),
         "unit": reach / 2,
         "radius": max(extent.radius, 1e-3 * size),
+        "view_limit": None if limit is None else round(limit, 1),
         "up": _rounded(upward(fill_poses(result.cameras)).tolist()),
         "centres": _rounded(centres.tolist()),
         "turns": _rounded(rotations(cloud, result).tolist()),

@@ -1,9 +1,9 @@
 // What the address says after #, so that a view can be linked to and pictures can be taken by a program:
 // t (0 to 1) or frame, camera=input|free, right and above (degrees), ui=0, play=1, trails, cameras, canonical,
-// bg (hex), confidence, fade, sharp (pixels of the canvas per CSS pixel), speed. What is not named stays as it is; what
+// bg (hex), confidence, fade, limit, sharp (pixels of the canvas per CSS pixel), speed. What is not named stays as it is; what
 // cannot be understood is left out and listed in `unknown`.
 
-const SWITCHES = ["trails", "cameras", "canonical", "loop", "follow", "hint", "play", "fade", "ui"];
+const SWITCHES = ["trails", "cameras", "canonical", "loop", "follow", "hint", "play", "fade", "limit", "ui"];
 const NUMBERS = ["confidence", "sharp", "speed", "t", "frame", "right", "above"];
 
 const number = (text) => (text !== null && text.trim() !== "" && Number.isFinite(Number(text)) ? Number(text) : null);
@@ -19,7 +19,7 @@ export function readAddress(hash) {
   const said = [...new URLSearchParams(hash.replace(/^#/, ""))];
   const words = new URLSearchParams(said.filter(([key, value]) => understood(key, value)));
   const found = { state: {} };
-  for (const key of ["trails", "cameras", "canonical", "loop", "follow", "hint"]) {
+  for (const key of ["trails", "cameras", "canonical", "loop", "follow", "hint", "limit"]) {
     if (words.has(key)) found.state[key] = words.get(key) !== "0";
   }
   if (words.has("play")) found.state.playing = words.get("play") !== "0";

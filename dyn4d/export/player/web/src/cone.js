@@ -16,14 +16,37 @@ export class ViewCone {
     });
   }
 
+  // How the object is turned at a time.
+  #turn(time) {
+    const [a, b, share] = this.cameras.between(time);
+    return this.turns[a].clone().slerp(this.turns[b], share);
+  }
+
+  // The view from `eye` on an object at `middle`, in the object's frame, and the nearest input camera's.
+  #views(eye, middle, time) {
+    const view = eye.clone().sub(middle).normalize().applyQuaternion(this.#turn(time).invert());
+    let [best, nearest] = [-2, view];
+    for (const direction of this.directions) {
+      const likeness = view.dot(direction);
+      if (likeness > best) [best, nearest] = [likeness, direction];
+    }
+    return { view, nearest, angle: Math.acos(THREE.MathUtils.clamp(best, -1, 1)) };
+  }
+
   // Degrees between the view from `eye` on an object at `middle` and the nearest input camera's.
   angle(eye, middle, time) {
-    const [a, b, share] = this.cameras.between(time);
-    const turn = this.turns[a].clone().slerp(this.turns[b], share).invert();
-    const view = eye.clone().sub(middle).normalize().applyQuaternion(turn);
-    let best = -1;
-    for (const direction of this.directions) best = Math.max(best, view.dot(direction));
-    return THREE.MathUtils.radToDeg(Math.acos(THREE.MathUtils.clamp(best, -1, 1)));
+    return THREE.MathUtils.radToDeg(this.#views(eye, middle, time).angle);
+  }
+
+  // Where an eye that is more than `limit` degrees away has to go, round the middle; null for one that is not.
+  held(eye, middle, time, limit) {
+    const { view, nearest, angle } = this.#views(eye, middle, time);
+    const most = THREE.MathUtils.degToRad(limit);
+    if (angle <= most + 1e-4) return null;
+    const axis = new THREE.Vector3().crossVectors(nearest, view);
+    if (axis.lengthSq() < 1e-12) axis.crossVectors(nearest, new THREE.Vector3(0.6, -0.64, 0.48)); // from right behind
+    const direction = nearest.clone().applyAxisAngle(axis.normalize(), most).applyQuaternion(this.#turn(time));
+    return middle.clone().addScaledVector(direction, eye.distanceTo(middle));
   }
 
   static fade(angle) {

@@ -2,6 +2,7 @@
 import { GUESS, SEEN } from "./cone.js";
 
 const BACKGROUNDS = ["#14171c", "#000000", "#808080", "#ffffff"];
+const HELD = 2500; // ms that is said why the view does not go on
 const SPEEDS = [0.1, 0.25, 0.5, 1, 2];
 const $ = (id) => document.getElementById(id);
 
@@ -57,7 +58,7 @@ export function actions(player, panel) {
       if (player.state.cameras) player.stage.overview();
     },
     canonical: flip("canonical"),
-    input: flip("input"), follow: flip("follow"), hint: flip("hint"), fadeUnseen: flip("fadeUnseen"),
+    input: flip("input"), follow: flip("follow"), hint: flip("hint"), fadeUnseen: flip("fadeUnseen"), limit: flip("limit"),
     home: () => player.stage.home(true),
     back: (n) => player.seekFrame(Math.ceil(player.frame) - n),
     forward: (n) => player.seekFrame(Math.floor(player.frame) + n),
@@ -110,7 +111,7 @@ function showState(player) {
   $("play").title = state.playing ? "Pause (Space)" : "Play (Space)";
   $("speed").value = String(SPEEDS.includes(state.speed) ? state.speed : 1);
   $("least").value = String(state.least);
-  for (const name of ["follow", "hint", "fadeUnseen"]) $(name).checked = state[name];
+  for (const name of ["follow", "hint", "fadeUnseen", "limit"]) $(name).checked = state[name];
   $("colour").value = state.background;
   for (const swatch of document.querySelectorAll(".swatch")) {
     swatch.setAttribute("aria-pressed", String(swatch.dataset.colour === state.background));
@@ -126,7 +127,7 @@ export function makeControls(player) {
   for (const name of ["play", "loop", "trails", "cameras", "canonical", "input", "home", "fullscreen", "picture"]) {
     $(name).addEventListener("click", () => act[name]());
   }
-  for (const name of ["follow", "hint", "fadeUnseen"]) $(name).addEventListener("change", () => act[name]());
+  for (const name of ["follow", "hint", "fadeUnseen", "limit"]) $(name).addEventListener("change", () => act[name]());
   const slider = $("time");
   slider.addEventListener("input", () => {
     player.seek(player.times[0] + Number(slider.value) * (player.times.at(-1) - player.times[0]));
@@ -151,6 +152,8 @@ export function makeControls(player) {
   $("trailLength").max = String(Math.max(player.times.length - 1, 1));
   for (const node of document.querySelectorAll("[data-moving]")) node.toggleAttribute("disabled", player.single);
   if (!document.documentElement.requestFullscreen) $("fullscreen").hidden = true;
+  $("limitRow").hidden = player.limit === null;
+  $("limitOut").textContent = player.limit === null ? "" : `within ${Math.round(player.limit)}°`;
   $("least").disabled = !player.header.arrays.some(({ name }) => name === "confidence");
   keys(act);
   player.on(showState);
@@ -171,11 +174,13 @@ export function showMoment(player) {
   const count = `frame ${frame} of 0–${header.times.length - 1}`; // as the files are numbered
   if ($("frame").textContent !== count) $("frame").textContent = count;
   slider.setAttribute("aria-valuetext", `${text}, ${count}`);
+  const held = performance.now() < player.heldAt + HELD && state.hint;
   const away = player.angle > SEEN + 10 && !state.canonical && state.hint && !state.input;
   const notice = performance.now() < player.notice.until;
   const guess = `${Math.round(player.angle)}° from the nearest input camera: ${player.angle > GUESS ? "nearly all" : "partly"} a guess`;
-  $("hint-text").textContent = notice ? player.notice.text : away ? guess : "";
-  $("unseen").classList.toggle("shown", notice || away);
+  const stays = `Depth was estimated: the view stays within ${Math.round(player.limit)}° of the input's cameras (see settings)`;
+  $("hint-text").textContent = notice ? player.notice.text : held ? stays : away ? guess : "";
+  $("unseen").classList.toggle("shown", notice || held || away);
 }
 
 export function showSpeed(player) {

@@ -11,7 +11,7 @@ const SLOW = 24; // pictures a second below which the resolution goes down
 const LEAST = 0.5; // share of the resolution that stays
 const DEFAULTS = {
   playing: false, loop: true, speed: 1, trails: false, cameras: false, canonical: false, input: false,
-  follow: true, least: 0, hint: true, fadeUnseen: false, background: "#14171c", sharp: 0,
+  follow: true, least: 0, hint: true, fadeUnseen: false, limit: true, background: "#14171c", sharp: 0,
 };
 
 export class Player {
@@ -33,6 +33,8 @@ export class Player {
     this.stage.onLeave = (on) => { if (this.state.input !== on) this.set({ input: on }); };
     this.canonical = 0; // share of canonical space that is shown
     this.angle = 0;
+    this.limit = header.view_limit; // degrees; null where any side may be looked at
+    this.heldAt = Number.NEGATIVE_INFINITY; // when the view last met it
     this.notice = { text: "", until: 0 };
     this.quality = 1;
     this.fps = 0;
@@ -147,6 +149,7 @@ export class Player {
     const time = Math.min(this.time, this.times.at(-1));
     const eye = stage.camera.position;
     const middle = stage.middle(time);
+    if (this.limit !== null && state.limit && !state.input && this.canonical < 0.5) this.#hold(eye, middle, time, now);
     this.angle = this.cone.angle(eye, middle, time);
     if (shown.time !== time || shown.canonical !== this.canonical) {
       const smooth = this.canonical ** 2 * (3 - 2 * this.canonical);
@@ -175,6 +178,14 @@ export class Player {
         ? resolve() : requestAnimationFrame(look));
       look();
     });
+  }
+
+  // Keep the view where the estimated depth can be trusted.
+  #hold(eye, middle, time, now) {
+    const better = this.cone.held(eye, middle, time, this.limit);
+    if (better === null) return;
+    if (better.distanceTo(eye) > 1e-3 * eye.distanceTo(middle)) this.heldAt = now;
+    this.stage.hold(better);
   }
 
   // A PNG in the screen's own resolution, also where slow drawing has lowered that of the page.

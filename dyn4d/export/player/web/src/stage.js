@@ -153,6 +153,14 @@ export class Stage {
     controls.update();
   }
 
+  // Look from another place at what is looked at.
+  hold(eye) {
+    this.camera.position.copy(eye);
+    this.camera.lookAt(this.controls.target);
+    this.camera.updateMatrixWorld();
+    this.onChange();
+  }
+
   setTime(time) {
     if (this.follow && !this.input) {
       const shift = this.middle(time).sub(this.middle(this.time));
