@@ -13,10 +13,12 @@ from torch import Tensor
 from dyn4d.core.checks import check_shape
 from dyn4d.core.errors import RunError
 from dyn4d.core.protocols import Progress, SilentProgress
+from dyn4d.core.types import Correspondences
 from dyn4d.geometry.alignment_notes import pair_notes, part_notes
 from dyn4d.geometry.alignment_result import Alignment, Note, bundle_result, neighbour_scales
 from dyn4d.geometry.bundle import Bundle, BundleConfig, BundleState, make_directions
 from dyn4d.geometry.dense_fusion import fuse_views
+from dyn4d.geometry.flow_ties import with_matches
 from dyn4d.geometry.focal_check import OPEN, FocalCheck, StretchedResults, check_focal, stretch_factors
 from dyn4d.geometry.kinematic import connected_components
 from dyn4d.geometry.pair_results import PairFrame, PairResults
@@ -69,6 +71,7 @@ def align(
     intrinsics: Sequence[Tensor | None] | None = None,
     world_from_cam: Tensor | None = None,
     fix_poses: bool = False,
+    matches: Correspondences | None = None,
     progress: Progress | None = None,
 ) -> Alignment:
     """Cameras and depths of all frames that matches or agreeing points tie together.
@@ -87,6 +90,8 @@ def align(
         intrinsics: K (3, 3) of each view, None or NaN where unknown; None: each frame's own K where it has one. Given
             ones stay as they are, principal point included.
         world_from_cam: (T, 4, 4) known poses, NaN where unknown: where to start, or with `fix_poses` where to stay.
+        matches: of another matcher, in pixels of the pictures that the views are cut from, which the sparse alignment
+            goes by instead of the results' where they tie frames together.
 
     Raises:
         RunError: nothing ties any two frames together; the numbers make no sense.
@@ -98,13 +103,13 @@ def align(
     if config.method != "sparse":
         return _published(frames, results, known, given, fix_poses, config, progress)
     settings = replace(config.bundle, refine_depth=config.bundle.refine_depth and config.optimise_depth)
-    start = _start(frames, results, known, config)
+    start = _start(frames, results, known, config, matches)
     check = check_focal(start.problem, tied_pairs(start.problem, start.state, start.scores), start.state, settings)
     factors = stretch_factors(start.lens, check)
     remarks = _focal_notes(frames, check, factors, start)
     if factors is not None:
         results = StretchedResults(results, factors)
-        start = _start(frames, results, known, config)
+        start = _start(frames, results, known, config, matches)
     problem, relative, scores = start.problem, start.relative, start.scores
     state, odd, solved = _in_world(start, given, fix_poses)
     if odd:
@@ -121,6 +126,7 @@ def align(
         if number + 1 < rounds:
             problem = replace(problem, views=fuse_views(frames, problem.views, results, state))
             problem = condense(frames, results, principal_points=problem.principal_points, views=problem.views)
+            problem = problem if matches is None else with_matches(problem, frames, matches, config.least_matches)
             relative = relative_poses(frames, problem.views, results)
             state = replace(state, log_depth=tuple(torch.zeros_like(each) for each in state.log_depth))
     progress.finish()
@@ -217,10 +223,12 @@ class _Start:
 
 
 def _start(
-    frames: Sequence[PairFrame], results: PairResults, known: Sequence[Tensor | None], config: AlignmentConfig
-) -> _Start:
+    frames: Sequence[PairFrame], results: PairResults, known: Sequence[Tensor | None], config: AlignmentConfig,
+    matches: Correspondences | None,
+) -> _Start:  # fmt: skip
     points = _principal_points(frames, known)
     problem = condense(frames, results, subsample=config.subsample, principal_points=points)
+    problem = problem if matches is None else with_matches(problem, frames, matches, config.least_matches)
     lens = start_intrinsics(frames, problem, known, shared=config.bundle.shared_intrinsics)
     if lens is None:
         raise RunError("alignment: no pixel of any frame has a usable point; look at the masks and the weights")

@@ -41,6 +41,9 @@ class GeometryConfig:
     """Of mast3r: how the network is shown the frames."""
     alignment: Literal["sparse", "mast3r", "dust3r"] = "sparse"
     """Of mast3r: sparse = ours, on matches and relative poses, with priors; mast3r and dust3r = the published ones."""
+    alignment_matches: Literal["auto", "network", "flow"] = "auto"
+    """Of the sparse alignment: whose matches hold the frames. network = its own. flow = the optical flow's, where they
+    tie frames together. auto = flow with dyn4d's own networks."""
     fusions: int = 2
     """Of the sparse alignment: how often all passes' depths are brought together and the poses refined again."""
     subsample: int = 8
@@ -90,6 +93,8 @@ class GeometryConfig:
             raise ValueError(f"geometry.principal_point: {self.principal_point!r}; wanted middle or refine")
         if self.alignment not in ("sparse", "mast3r", "dust3r"):
             raise ValueError(f"geometry.alignment: {self.alignment!r}; wanted sparse, mast3r or dust3r")
+        if self.alignment_matches not in ("auto", "network", "flow"):
+            raise ValueError(f"geometry.alignment_matches: {self.alignment_matches!r}; wanted auto, network or flow")
         for name, low in (("fusions", 0), ("subsample", 1), ("depth_rank", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"geometry.{name}: {getattr(self, name)}; wanted a number from {low}")

@@ -19,8 +19,9 @@ from dyn4d.core.rotations import rotation_angle
 from dyn4d.core.types import Camera, Clip
 from dyn4d.geometry.alignment import make_bundle
 from dyn4d.geometry.bundle import BundleConfig, BundleState
-from dyn4d.geometry.depth_problem import Regions, Where, depth_problem, textured_shares
+from dyn4d.geometry.depth_problem import depth_problem
 from dyn4d.geometry.kinematic import connected_components
+from dyn4d.geometry.region_flow import Regions, Where, textured_shares
 from dyn4d.geometry.sparse_problem import SparseProblem
 from dyn4d.geometry.sparse_start import Intrinsics, pair_ties, start_state
 from dyn4d.geometry.world_frame import at_home, fit_world, known_rows, scene_depth, with_known_poses
@@ -97,7 +98,7 @@ def solve_depth_poses(
 
     Args:
         clip: with depth and intrinsics. matching: of the flow; which frames are matched, and how many matches are kept,
-            is decided here (`depth_problem.pose_matching`). anchor: background (everything but the object stands
+            is decided here (`region_flow.pose_matching`). anchor: background (everything but the object stands
             still), object (the object does, so that its rigid motion goes into the poses) or auto: the background if it
             has texture; the other of the two if that places less than 80 % of the frames.
         world_from_cam: (T, 4, 4) known poses, NaN where unknown; those of `clip.cameras` are not looked at. Frames that

@@ -16,7 +16,7 @@ from torch import Tensor
 from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.core.types import Camera, Clip, FramePoints, GeometryResult
+from dyn4d.core.types import Camera, Clip, Correspondences, FramePoints, GeometryResult
 from dyn4d.geometry.alignment import Alignment, AlignmentConfig, align
 from dyn4d.geometry.alignment_result import neighbour_scales
 from dyn4d.geometry.bundle import BundleConfig
@@ -29,12 +29,15 @@ from dyn4d.geometry.pair_frames import clip_pair_frames
 from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
+from dyn4d.geometry.region_flow import Regions, Where, region_matches, textured_shares
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.readers import LazyFrames
+from dyn4d.matching.config import MatchingConfig
 
 RIM = 5  # pixels of the view around the object that belong to neither it nor the background
 LEAST_BACKGROUND = 0.25  # share of the view that has to be background, for `auto` to try it
+LEAST_TEXTURE = 0.1  # share of the picture that has to be background with texture, where flow holds the frames
 LEAST_PLACED = 0.8  # share of the frames that the background has to place, for `auto` to keep it
 CONTRADICTS = 2.0  # px in the median that matches are off by at given poses: what is matched moves, or these are wrong
 
@@ -85,7 +88,9 @@ class _Placed:
 def frames_from_pairs(
     clip: Clip,
     config: GeometryConfig,
+    seed: int = 0,
     *,
+    matching: MatchingConfig | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Path | None = None,
@@ -94,7 +99,8 @@ def frames_from_pairs(
 
     Args:
         clip: K is used where it is known, and so are poses, as `config.poses` and `config.anchor` have it.
-        cache: a folder for what the network says; a stopped run goes on from there.
+        matching: of the flow, where its matches hold the frames; which frames are matched is decided here.
+        cache: a folder for what the network says and for the flow; a stopped run goes on from there.
 
     Raises:
         InputError: weights that cannot be read. RunError: the frames cannot be tied together.
@@ -109,7 +115,8 @@ def frames_from_pairs(
             "mast3r: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
             "allow it (--geometry.weights FILE_OR_HUB_ID)"
         )
-    placed, anchor, why = _place(network, clip, config, progress, cache)
+    task = _Task(network, clip, config, matching or MatchingConfig(), seed, progress, cache)
+    placed, anchor, why = _place(task)
     notes = [f"mast3r: anchored on the {anchor} ({why})"]
     if math.isfinite(placed.alignment.pixel_error):
         notes[0] += f"; matches agree to {placed.alignment.pixel_error:.2f} px"
@@ -150,24 +157,33 @@ def _depth_maps(clip: Clip, placed: _Placed) -> LazyFrames:
     return LazyFrames([f"depth of {name}" for name in clip.names], read)
 
 
-def _place(
-    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None
-) -> tuple[_Placed, str, str]:
+@dataclass(frozen=True)
+class _Task:
+    """What is to be done, and with what."""
+
+    network: PairNetwork
+    clip: Clip
+    config: GeometryConfig
+    matching: MatchingConfig
+    seed: int
+    progress: Progress
+    cache: Path | None
+
+
+def _place(task: _Task) -> tuple[_Placed, str, str]:
     """Also the anchor and why it was chosen."""
+    clip, config = task.clip, task.config
     known = _known_poses(clip, config)
     if config.anchor == "object":
-        return _on_object(network, clip, config, progress, cache, known), "object", "as asked for"
+        return _on_object(task, known), "object", "as asked for"
     if config.anchor == "background":
-        return _on_background(network, clip, config, progress, cache, known), "background", "as asked for"
-    view = "whole" if config.pairs.view == "square" else config.pairs.view
-    frames = clip_pair_frames(clip, replace(config.pairs, mask_confidence=True, fill="none", view=view))
-    share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
-    seen = f"the background covers {share:.0%} of the view"
-    if share < LEAST_BACKGROUND and known is None:
-        return _on_object(network, clip, config, progress, cache, known), "object", seen
+        return _on_background(task, known), "background", "as asked for"
+    enough, seen = _background_shows(task)
+    if not enough and known is None:
+        return _on_object(task, known), "object", seen
     first: _Placed | None = None
     try:
-        first = _on_background(network, clip, config, progress, cache, known)
+        first = _on_background(task, known)
         why = f"it places {first.share:.0%} of the frames"
         if first.share >= LEAST_PLACED:
             return first, "background", why
@@ -175,7 +191,7 @@ def _place(
     except Dyn4DError as error:
         why, failed = "", f"the background does not hold the cameras: {error}"
     try:
-        second = _on_object(network, clip, config, progress, cache, known)
+        second = _on_object(task, known)
     except Dyn4DError as error:
         if first is None:
             raise RunError(f"mast3r: {failed}; nor does the object: {error}") from error
@@ -183,6 +199,18 @@ def _place(
     if first is not None and (second.share < first.share or second.off > CONTRADICTS):
         return first, "background", f"{why}; the object does not do better"
     return second, "object", failed
+
+
+def _background_shows(task: _Task) -> tuple[bool, str]:
+    """Is there enough of it to try it first? And why."""
+    if _by_flow(task):
+        share, _ = textured_shares(Regions(replace(task.clip, depth=None), "background"))
+        return share >= LEAST_TEXTURE, f"the background with texture covers {share:.0%} of the picture"
+    pairs = task.config.pairs
+    view = "whole" if pairs.view == "square" else pairs.view
+    frames = clip_pair_frames(task.clip, replace(pairs, mask_confidence=True, fill="none", view=view))
+    share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
+    return share >= LEAST_BACKGROUND, f"the background covers {share:.0%} of the view"
 
 
 def _near(mask: np.ndarray) -> np.ndarray:
@@ -199,36 +227,32 @@ def _known_poses(clip: Clip, config: GeometryConfig) -> Tensor | None:
     return clip.cameras.world_from_cam.double().cpu()
 
 
-def _on_object(
-    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None,
-    known: Tensor | None,
-) -> _Placed:  # fmt: skip
+def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     """Matching and alignment on the object alone: its rigid motion goes into the poses, as far as these may change."""
-    frames = clip_pair_frames(clip, config.pairs)
-    results = _look(network, frames, config, progress, cache)
-    found = _align(frames, results, config, progress, known)
+    config = task.config
+    frames = clip_pair_frames(task.clip, config.pairs)
+    results = _look(task, frames)
+    found = _align(task, frames, results, known, "object")
     maps = [_maps(frame, depth, conf) for frame, depth, conf in zip(frames, found.depth, found.conf)]
     stays = known is not None and config.poses == "given" and len(frames) > 1
     off = matches_off(frames, results, found) if stays else math.nan
     return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps], off)
 
 
-def _on_background(
-    network: PairNetwork, clip: Clip, config: GeometryConfig, progress: Progress, cache: Path | None,
-    known: Tensor | None,
-) -> _Placed:  # fmt: skip
+def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     """Matching and alignment on everything but the object. Its depth is the network's own, in the background's scale:
     what other frames say of it holds only if it did not move."""
+    config = task.config
     view = "whole" if config.pairs.view == "square" else config.pairs.view
-    objects = clip_pair_frames(clip, replace(config.pairs, fill="none", view=view))
+    objects = clip_pair_frames(task.clip, replace(config.pairs, fill="none", view=view))
     everything = [np.ones_like(frame.kept) for frame in objects]
     background = [~_near(frame.kept) if config.pairs.mask_confidence else ~_near(frame.matched) for frame in objects]
     frames = [replace(f, kept=all_, matched=back) for f, all_, back in zip(objects, everything, background)]
-    results = _look(network, frames, config, progress, cache)
+    results = _look(task, frames)
     still = [replace(f, kept=back) for f, back in zip(frames, background)]
     rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
     twice = rows if len(rows) > 1 else (*rows, *rows)
-    found = _align(still, _Restricted(results, twice), config, progress, known)
+    found = _align(task, still, _Restricted(results, twice), known, "background")
     own, confs = [], []
     views = canonical_views(frames if len(frames) > 1 else [*frames, *frames], results, subsample=config.subsample)
     for frame, view in zip(frames, views):
@@ -245,23 +269,18 @@ def _on_background(
     return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps])
 
 
-def _look(
-    network: PairNetwork, frames: list[PairFrame], config: GeometryConfig, progress: Progress, cache: Path | None
-) -> PairResults:
+def _look(task: _Task, frames: list[PairFrame]) -> PairResults:
+    network, pairs, cache = task.network, task.config.pairs, task.cache
     if len(frames) > 1:
-        return look_at_pairs(network, frames, config.pairs, cache=cache, progress=progress)
+        return look_at_pairs(network, frames, pairs, cache=cache, progress=task.progress)
     # A single frame is looked at together with itself.
-    (result,) = look_at_pairs(network, [*frames, *frames], config.pairs, pairs=[(0, 1)], cache=cache)
+    (result,) = look_at_pairs(network, [*frames, *frames], pairs, pairs=[(0, 1)], cache=cache)
     return PairResultList((result,))
 
 
-def _align(
-    frames: list[PairFrame],
-    results: PairResults,
-    config: GeometryConfig,
-    progress: Progress,
-    known: Tensor | None,
-) -> Alignment:
+def _align(task: _Task, frames: list[PairFrame], results: PairResults, known: Tensor | None, where: Where) -> Alignment:
+    """`where`: what holds the cameras."""
+    config, progress = task.config, task.progress
     lens = BundleConfig(
         shared_intrinsics=config.focal == "shared", refine_principal_point=config.principal_point == "refine"
     )  # fmt: skip
@@ -271,7 +290,10 @@ def _align(
     )  # fmt: skip
     fix = known is not None and config.poses == "given"
     if len(frames) > 1:
-        return align(frames, results, settings, world_from_cam=known, fix_poses=fix, progress=progress)
+        matches = _flow(task, where)
+        return align(
+            frames, results, settings, world_from_cam=known, fix_poses=fix, matches=matches, progress=progress
+        )  # fmt: skip
     twice = None if known is None else known.repeat(2, 1, 1)
     both = align([*frames, *frames], results, settings, world_from_cam=twice, fix_poses=fix, progress=progress)
     remarks = tuple(note for note in both.remarks if not note.frames and not note.pairs)  # there is no second frame
@@ -279,6 +301,23 @@ def _align(
         both, K=both.K[:1], world_from_cam=both.world_from_cam[:1], depth=both.depth[:1], conf=both.conf[:1],
         remarks=remarks,
     )  # fmt: skip
+
+
+def _by_flow(task: _Task) -> bool:
+    """Does the optical flow hold the frames?"""
+    asked = task.config.alignment_matches
+    return task.config.alignment == "sparse" and (
+        asked == "flow" or (asked == "auto" and task.network.config.masked)
+    )  # fmt: skip
+
+
+def _flow(task: _Task, where: Where) -> Correspondences | None:
+    """Matches of the optical flow on what holds the cameras; None where the network's own are to hold them."""
+    if not _by_flow(task):
+        return None
+    regions = Regions(replace(task.clip, depth=None), where)
+    cache = None if task.cache is None else task.cache / f"flow-{where}"
+    return region_matches(regions, task.matching, task.seed, task.progress, cache)
 
 
 def _maps(frame: PairFrame, depth: Tensor, conf: Tensor) -> tuple[np.ndarray, np.ndarray]:

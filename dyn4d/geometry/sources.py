@@ -76,7 +76,7 @@ def solve_geometry(
     """Cameras and the object's points of all frames, by the source that `choose_source` names.
 
     Args:
-        matching: of the flow, where poses are solved from depth. device: for a network.
+        matching: of the flow, where poses are solved. device: for a network.
         cache: a folder for what takes long.
     """
     progress = progress or SilentProgress()
@@ -84,7 +84,7 @@ def solve_geometry(
     if source == "mast3r":
         from dyn4d.geometry.pair_source import frames_from_pairs
 
-        result = frames_from_pairs(clip, config, device=device, progress=progress, cache=cache)
+        result = frames_from_pairs(clip, config, seed, matching=matching, device=device, progress=progress, cache=cache)
     elif source == "pointmaps":
         from dyn4d.geometry.estimator_source import frames_from_estimate
 

@@ -18,7 +18,8 @@ from dyn4d.geometry.bundle_state import cross_matrix
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.depth_alignment import choose_anchor, solve_depth_poses
 from dyn4d.geometry.depth_cameras import select_rows
-from dyn4d.geometry.depth_problem import LEAST_ALIKE, Regions, depth_views, pose_matching, rigid_share
+from dyn4d.geometry.depth_problem import LEAST_ALIKE, depth_views, rigid_share
+from dyn4d.geometry.region_flow import Regions, pose_matching
 from dyn4d.geometry.sources import solve_geometry
 from dyn4d.geometry.sparse_problem import MatchedEnds, PairMatches
 from dyn4d.io.clips import load_clip

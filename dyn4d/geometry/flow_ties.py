@@ -1,0 +1,58 @@
+"""Matches of another matcher, such as the optical flow, in place of those of a pair network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyn4d.core.types import Correspondences
+from dyn4d.geometry.canonical import CanonicalView, anchors_of
+from dyn4d.geometry.kinematic import connected_components
+from dyn4d.geometry.pair_results import PairFrame
+from dyn4d.geometry.region_flow import by_pairs
+from dyn4d.geometry.sparse_problem import MatchedEnds, PairMatches, SparseProblem
+
+
+def with_matches(
+    problem: SparseProblem, frames: Sequence[PairFrame], found: Correspondences, least: int
+) -> SparseProblem:
+    """The problem with matches of another matcher in place of the network's.
+
+    The network's stay between frames that the others do not tie together.
+
+    Args:
+        found: in pixels of the pictures that the views are cut from. least: matches of a pair that tie it.
+    """
+    mine: dict[tuple[int, int], PairMatches] = {}
+    for one in by_pairs(found):
+        ends, known = zip(*(_seen_ends(problem.views[f], frames[f], xy) for f, xy in
+                            ((one.frame_a, one.xy_a), (one.frame_b, one.xy_b))))  # fmt: skip
+        both = PairMatches(one.frame_a, one.frame_b, ends[0], ends[1], one.weight.double())
+        mine[one.frame_a, one.frame_b] = both.select(known[0] & known[1])
+    tied = np.zeros((len(frames), len(frames)), dtype=np.int64)
+    for (a, b), pair in mine.items():
+        tied[a, b] = len(pair) if len(pair) >= least else 0
+    group = {row: name for name, rows in enumerate(connected_components(tied)) for row in rows}
+    pairs = []
+    for pair in problem.pairs:
+        own = mine.pop((pair.frame_a, pair.frame_b), None)
+        if group[pair.frame_a] == group[pair.frame_b]:
+            nothing = torch.zeros(0, dtype=torch.int64, device=pair.weight.device)
+            pairs.append(pair.select(nothing) if own is None else own)
+        else:
+            pairs.append(pair)
+    return replace(problem, pairs=(*pairs, *mine.values()))
+
+
+def _seen_ends(view: CanonicalView, frame: PairFrame, xy: Tensor) -> tuple[MatchedEnds, Tensor]:
+    """One side of matches in pixels of a picture, and which of them (M,) lie on a pixel of the view that counts."""
+    seen = frame.view.to_view(xy.double())
+    limit = torch.tensor([frame.width, frame.height])
+    inside = ((seen >= 0) & (seen < limit)).all(-1)
+    cell = torch.minimum(seen.floor().long().clamp_min(0), limit - 1)
+    anchor, ratio = anchors_of(view, cell)
+    return MatchedEnds(seen, anchor.clamp_min(0), ratio), inside & (anchor >= 0)

@@ -1,0 +1,128 @@
+"""The optical flow between the frames of a clip inside what holds the cameras: the background, or the object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from dyn4d.core.protocols import Progress
+from dyn4d.core.types import Clip, Correspondences
+from dyn4d.geometry.texture import textured
+from dyn4d.matching.config import MatchingConfig
+from dyn4d.matching.flow import match_clip
+
+RIM = 5  # pixels around the object that belong to neither it nor the background
+GAPS = (4, 8, 16)  # frames between those that are matched, beside neighbours: six unknowns a frame need no more
+PAIR_MATCHES = 300  # of each ordered pair; a pair's errors are much alike, so that more say nothing new
+LEAST_DRAWN = 1 / 8  # where less of a region is textured than this, fewer than PAIR_MATCHES are left of it
+LOOKS = 8  # frames that tell how much of a region is textured
+
+Where = Literal["background", "object"]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Masks (H, W) of what holds the cameras in each frame of a clip; of one with depth, as far as that is known."""
+
+    clip: Clip
+    where: Where
+
+    def __len__(self) -> int:
+        return len(self.clip)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        mask = np.asarray(self.clip.masks[row], dtype=bool)
+        if self.where == "background":
+            mask = cv2.dilate(mask.astype(np.uint8), np.ones((2 * RIM + 1, 2 * RIM + 1), np.uint8)) == 0
+        if self.clip.depth is None:
+            return mask
+        depth = np.asarray(self.clip.depth[row])
+        return mask & np.isfinite(depth) & (depth > 0)
+
+    def texture(self, row: int) -> np.ndarray:
+        """(H, W) bool, where in the region the flow can be trusted."""
+        return textured(np.asarray(self.clip.images[row]), self[row])
+
+
+def textured_shares(regions: Regions) -> tuple[float, float]:
+    """What of the picture is textured region, and what of the region is textured, in the median over a few frames."""
+    rows = np.unique(np.linspace(0, len(regions) - 1, LOOKS).astype(int))
+    of_picture, of_region = [], []
+    for row in rows:
+        region = regions[row]
+        texture = textured(np.asarray(regions.clip.images[row]), region)
+        of_picture.append(texture.mean())
+        if region.any():
+            of_region.append(texture.sum() / region.sum())
+    return float(np.median(of_picture)), float(np.median(of_region)) if of_region else 0.0
+
+
+def pose_matching(matching: MatchingConfig) -> MatchingConfig:
+    """The same flow for fewer pairs and matches: a deformation field needs far more of them than the poses do."""
+    return replace(matching, window=1, strides=GAPS, max_per_pair=min(matching.max_per_pair, PAIR_MATCHES))
+
+
+def region_matches(
+    regions: Regions, matching: MatchingConfig, seed: int, progress: Progress, cache: Path | None
+) -> Correspondences:
+    """Matches between frames whose two ends lie where the pictures tell motion, in both directions.
+
+    Args:
+        matching: of the flow; which frames are matched, and how many matches are kept, is decided here.
+        cache: a folder for the flow of these regions.
+    """
+    asked = pose_matching(matching)
+    share = min(max(textured_shares(regions)[1], LEAST_DRAWN), 1.0)  # drawn from all of the region, then sorted out
+    drawn = replace(asked, max_per_pair=round(asked.max_per_pair / share))
+    found = match_clip(replace(regions.clip, masks=regions), drawn, seed, progress=progress, cache=cache)
+    return _on_texture(found, regions)
+
+
+def _on_texture(found: Correspondences, regions: Regions) -> Correspondences:
+    """The matches that begin and end where the pictures tell motion."""
+    good = torch.ones(len(found), dtype=torch.bool)
+    for row in range(len(regions)):
+        texture = torch.from_numpy(regions.texture(row))
+        height, width = texture.shape
+        for frame, xy in ((found.frame_a, found.xy_a), (found.frame_b, found.xy_b)):
+            here = torch.nonzero(frame == row).squeeze(-1)
+            column, line = xy[here].floor().long().unbind(-1)
+            good[here] &= texture[line.clamp(0, height - 1), column.clamp(0, width - 1)]
+    columns = (found.frame_a, found.frame_b, found.xy_a, found.xy_b, found.weight)
+    return Correspondences(*(column[good] for column in columns))
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """The matches of one unordered pair of frames, frame_a < frame_b; those of the other direction are turned round.
+
+    Attributes:
+        xy_a, xy_b: (M, 2) pixels of the pictures. weight: (M,) > 0.
+    """
+
+    frame_a: int
+    frame_b: int
+    xy_a: Tensor
+    xy_b: Tensor
+    weight: Tensor
+
+
+def by_pairs(found: Correspondences) -> list[PairRows]:
+    """Matches, pair by pair."""
+    turned = (found.frame_a > found.frame_b)[:, None]
+    first, second = torch.minimum(found.frame_a, found.frame_b), torch.maximum(found.frame_a, found.frame_b)
+    xy = torch.where(turned, found.xy_b, found.xy_a), torch.where(turned, found.xy_a, found.xy_b)
+    count = int(second.max()) + 1 if len(found) else 1
+    key = first * count + second
+    order = torch.argsort(key, stable=True)
+    names, counts = torch.unique_consecutive(key[order], return_counts=True)
+    return [
+        PairRows(*divmod(name, count), xy[0][rows], xy[1][rows], found.weight[rows])
+        for name, rows in zip(names.tolist(), torch.split(order, counts.tolist()))
+    ]

@@ -1,0 +1,116 @@
+"""Alignment that goes by another matcher's matches, and where a clip's come from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pair_scenes import PairScene, ball_truth, camera_errors, exact_predictions
+
+from dyn4d.core.cameras import invert_rigid, project
+from dyn4d.core.types import Correspondences
+from dyn4d.geometry.alignment import AlignmentConfig, align
+from dyn4d.geometry.flow_ties import with_matches
+from dyn4d.geometry.pair_results import PairResultList
+from dyn4d.geometry.region_flow import by_pairs
+from dyn4d.geometry.sparse_problem import condense
+
+SHORT = AlignmentConfig(fusions=1)
+
+
+def exact(scene: PairScene, pairs: list[tuple[int, int]], step: int = 5) -> Correspondences:
+    """True matches of pixel centres of a, to any fraction of a pixel in b."""
+    truth = scene.truth
+    height, width = truth.size
+    found = []
+    for a, b in pairs:
+        start = torch.arange(height * width).view(height, width)[2::step, 2::step].reshape(-1)
+        at, depth = project(truth.K[b], invert_rigid(truth.world_from_cam[b]), truth.world_points(a)[start])
+        cell = at.floor().long()
+        inside = (cell >= 0).all(-1) & (cell[:, 0] < width) & (cell[:, 1] < height) & (depth > 0)
+        inside &= torch.from_numpy(scene.frames[a].matched).reshape(-1)[start]
+        start, at, cell, depth = start[inside], at[inside], cell[inside], depth[inside]
+        seen = (truth.depth[b][cell[:, 1], cell[:, 0]] / depth - 1).abs() < 0.02
+        start, at = start[seen], at[seen]
+        xy = torch.stack([start % width, start // width], -1) + 0.5
+        rows = torch.ones(len(start), dtype=torch.int64)
+        found.append(Correspondences(a * rows, b * rows, xy.float(), at.float(), torch.ones(len(start))))
+    names = ("frame_a", "frame_b", "xy_a", "xy_b", "weight")
+    return Correspondences(*(torch.cat([getattr(one, name) for one in found]) for name in names))
+
+
+def ball(noise: float, count: int = 4) -> PairScene:
+    pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
+    return exact_predictions(ball_truth(count), pairs=pairs, scale_seed=3, noise=noise, match_step=4)
+
+
+def scrambled(scene: PairScene) -> PairScene:
+    """With the network's matches at random."""
+    rng = torch.Generator().manual_seed(0)
+    results = [
+        replace(r, xy_b=r.xy_b[torch.randperm(len(r.xy_b), generator=rng)]) for r in scene.results
+    ]  # fmt: skip
+    return replace(scene, results=PairResultList(tuple(results)))
+
+
+def test_it_goes_by_the_matches_that_are_given() -> None:
+    scene = scrambled(ball(0.03))
+    neighbours = [(0, 1), (1, 2), (2, 3), (1, 3)]
+    out = align(scene.frames, scene.results, SHORT, matches=exact(scene, neighbours))
+    error = camera_errors(scene, out.world_from_cam)
+    assert bool(out.registered.all()) and error.rotation_deg < 0.3 and error.centre < 0.03
+    assert out.pixel_error < 0.5
+    without = align(scene.frames, scene.results, SHORT)
+    worse = camera_errors(scene, without.world_from_cam)
+    assert worse.rotation_deg > 2 * error.rotation_deg or without.pixel_error > 4 * out.pixel_error
+
+
+def test_the_networks_matches_stay_where_the_others_tie_nothing() -> None:
+    scene = ball(0.0)
+    problem = condense(scene.frames, scene.results)
+    given = exact(scene, [(0, 1), (2, 1)])
+    mixed = with_matches(problem, scene.frames, given, 12)
+    counts = {(p.frame_a, p.frame_b): len(p) for p in problem.pairs}
+    for pair in mixed.pairs:
+        name = pair.frame_a, pair.frame_b
+        if 3 in name:
+            assert len(pair) == counts[name] > 0
+        elif name == (0, 2):  # tied through 1
+            assert len(pair) == 0
+        else:
+            other = torch.cat([pair.a.xy, pair.b.xy])
+            assert len(pair) > 0 and not torch.equal(other, other.floor() + 0.5)  # fractions of a pixel are kept
+    assert {(p.frame_a, p.frame_b) for p in mixed.pairs} == set(counts)
+
+
+def test_matches_off_the_views_do_not_count() -> None:
+    scene = ball(0.0)
+    given = exact(scene, [(0, 1)])
+    size = torch.tensor([scene.frames[0].width, scene.frames[0].height])
+    off = replace(given, xy_b=given.xy_b + size)
+    problem = with_matches(condense(scene.frames, scene.results), scene.frames, off, 12)
+    assert all(len(p) == len(q) for p, q in zip(problem.pairs, condense(scene.frames, scene.results).pairs))
+
+
+def test_pairs_of_both_directions_are_one() -> None:
+    xy = torch.arange(12.0).view(6, 2)
+    found = Correspondences(
+        torch.tensor([0, 0, 1, 2, 2, 3]), torch.tensor([1, 3, 0, 0, 1, 1]), xy, 100 + xy, torch.arange(6.0) + 1
+    )  # fmt: skip
+    pairs = {(one.frame_a, one.frame_b): one for one in by_pairs(found)}
+    assert set(pairs) == {(0, 1), (0, 2), (0, 3), (1, 2), (1, 3)}
+    assert pairs[0, 1].xy_a.tolist() == [xy[0].tolist(), (100 + xy[2]).tolist()]
+    assert pairs[1, 3].xy_b.tolist() == [xy[5].tolist()] and pairs[1, 3].weight.tolist() == [6]
+    assert by_pairs(Correspondences.empty()) == []
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_by_pairs_keeps_all(share: float) -> None:
+    rng = np.random.default_rng(0)
+    a = torch.from_numpy(rng.integers(0, 5, 200))
+    b = (a + 1 + torch.from_numpy(rng.integers(0, 4, 200))) % 5
+    xy = torch.from_numpy(rng.uniform(0, 9, (200, 2)).astype(np.float32))
+    found = Correspondences(a, b, xy, xy * share, torch.ones(200))
+    assert sum(len(one.weight) for one in by_pairs(found)) == 200
