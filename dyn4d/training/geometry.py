@@ -113,6 +113,7 @@ def matched_pixels(
     """Rows and columns in a and (N, 2) whole pixels (column, row) in b, at most one pair for a pixel of b."""
     ya, xa = np.nonzero(np.isfinite(sample.flow[..., 0]))
     at = np.floor(sample.flow[ya, xa]).astype(np.int64)
+    at = at.clip(0, sample.mask.shape[-1] - 1)  # what lies on the very edge may be rounded off the picture
     good = sample.mask[1][at[:, 1], at[:, 0]]
     ya, xa, at = ya[good], xa[good], at[good]
     order = rng.permutation(len(at))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dyn4d.training.geometry import camera_points, matched_pixels, to_batch
+from dyn4d.training.geometry import camera_points, matched_pixels, matched_pixels, to_batch
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
 from dyn4d.training.geometry_data import HELD_OUT, FilmedPair, GeometrySample, SampleSource, body_number, draw_pair
 from dyn4d.training.geometry_run import samples_ahead
@@ -126,6 +126,16 @@ def test_samples_made_ahead_are_the_same() -> None:
         made = [ahead(index) for index in (3, 4, 5)]
     for index, sample in zip((3, 4, 5), made):
         assert np.array_equal(sample.image, SampleSource(SMALL, config.seed)(index).image)
+
+
+def test_a_point_that_is_rounded_off_the_edge_is_the_last_pixel() -> None:
+    sample = SampleSource(SMALL, 4)(0)
+    flow = np.full_like(sample.flow, np.nan)
+    row, column = np.argwhere(np.isfinite(sample.flow[..., 0]))[0]
+    flow[row, column] = 64.0, 5.5
+    mask = np.ones_like(sample.mask)
+    rows, columns, at = matched_pixels(replace(sample, flow=flow, mask=mask), 9, np.random.default_rng(0))
+    assert (rows.tolist(), columns.tolist(), at.tolist()) == ([row], [column], [[63, 5]])
 
 
 def test_a_batch_says_the_same_in_both_orders() -> None:
