@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dyn4d.training.geometry import camera_points, matched_pixels, matched_pixels, to_batch
+from dyn4d.training.geometry import camera_points, matched_pixels, to_batch
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
 from dyn4d.training.geometry_data import HELD_OUT, FilmedPair, GeometrySample, SampleSource, body_number, draw_pair
 from dyn4d.training.geometry_run import samples_ahead
