@@ -7,10 +7,10 @@ A clip is a synthetic scene (made here, with its truth) or the name of a folder 
 the whole clip; `rgb`, frames and masks alone; `rgb+K`, also the lens; `rgb+poses`, also where the cameras stood. Every
 run holds out each 8th frame. Runs that are finished are not made again.
 
-`held out`: PSNR inside the true mask of the frames held out, from the run's own cameras. `near`: of views beside the
-input's (10 degrees beyond either end of its arc, and 15 degrees above and below its middle), the cameras laid over the
-true ones by one similarity. Synthetic scenes have true pictures of such views; of other clips the run with true depth
-takes their place, whose own errors then count too. `mean colour`: the same for one colour inside the mask. Depth: of
+All views are drawn from the true cameras, over which the run's are laid by one similarity. `held out`: PSNR inside the
+true mask of the frames held out. `near`: of views beside the input's (10 degrees beyond either end of its arc, and 15
+degrees above and below its middle). Synthetic scenes have true pictures of such views; of other clips the run with true
+depth takes their place, whose own errors then count too. `mean colour`: the same for one colour inside the mask. Depth: of
 the geometry stage, inside the mask, after one scale a clip.
 """
 
@@ -114,6 +114,15 @@ def psnr(errors: np.ndarray) -> float:
     return -10 * math.log10(max(float(np.mean(errors)), 1e-10))
 
 
+def held_out_views(clip: Clip, used: Clip) -> list[NearView]:
+    """The frames that a run was not shown."""
+    assert clip.cameras is not None
+    return [
+        NearView(clip.cameras[row], row, np.asarray(clip.images[row]) / 255, np.asarray(clip.masks[row], dtype=bool))
+        for row in sorted(set(range(len(clip))) - set(used.frames.tolist()))
+    ]
+
+
 @torch.no_grad()
 def near_psnr(result: Reconstruction, views: list[NearView], true: Camera) -> float:
     """Mean PSNR inside the masks, dB, after one similarity of the cameras."""
@@ -165,7 +174,8 @@ def run(name: str, kind: str, given: argparse.Namespace, extra: list[str]) -> tu
     if kind != "depth":
         options += ["--geometry.source", "mast3r", "--geometry.weights", given.weights, *extra]
     dyn4d("run", str(clip), "--out", str(folder), *options)
-    dyn4d("eval", str(folder), "--quiet", *([] if truth is None else ["--truth", str(truth)]))
+    if truth is not None:
+        dyn4d("eval", str(folder), "--quiet", "--truth", str(truth))
     return folder, source, truth
 
 
@@ -187,20 +197,20 @@ def main() -> None:
             folder = reference if kind == "depth" else run(name, kind, given, extra)[0]
             result = load_result(folder)
             metrics = json.loads((folder / "metrics.json").read_text())
-            found = json.loads((folder / "eval.json").read_text())
             clip, used = load_clip(source), load_clip(source, hold_out=HOLD_OUT)
             assert clip.cameras is not None
             if truth is not None:
-                near = found["near"]["mpsnr"]
+                near = json.loads((folder / "eval.json").read_text())["near"]["mpsnr"]
             else:
                 near = math.nan if kind == "depth" else near_psnr(result, views, clip.cameras)
+            held_out = near_psnr(result, held_out_views(clip, used), clip.cameras)
             error = depth_error(folder, used, result.cameras)
             off = camera_errors(
                 result.cameras, clip.cameras, align_cameras(result.cameras, clip.cameras), object_size(best.cloud.means)
             )
             centre, turned = (math.nan if off[k] is None else off[k] for k in ("centre_rel", "rotation_deg"))
             print(
-                f"{name:18s}  {kind:9s}  {found['left_out']['mpsnr']:8.2f}  {near:5.2f}  {mean_colour(views):11.2f}  "
+                f"{name:18s}  {kind:9s}  {held_out:8.2f}  {near:5.2f}  {mean_colour(views):11.2f}  "
                 f"{error:6.2%}  {centre:13.1%} {turned:8.2f}°  {metrics['seconds']['geometry']:10.0f}", flush=True,
             )  # fmt: skip
 

@@ -31,7 +31,8 @@ from dyn4d.geometry.soft_motion import ViewCells, motion_between
 from dyn4d.geometry.transformer import DecoderBlock, EncoderBlock, patch_positions
 
 USUAL_FOCAL = 1.2  # over the longest side of a picture, where the lens is not known
-INPUTS = 7  # colours, mask, direction along x and y, is the lens known?
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of the view: sides of the squares in which the share of the object is told
+INPUTS = 9 + len(SHARES)  # colours, mask, direction along x and y, is the lens known?, place in the object, shares
 LOG_DEPTH = 4.0  # most that a depth differs from 1, as a logarithm
 TEMPERATURE = 0.07  # of the descriptors where they say the motion between the views, at first
 LOCAL = 32  # channels that descriptors are made of, at half the size
@@ -141,7 +142,9 @@ class RayHead(nn.Module):
         share = share / share.sum(1, keepdim=True)
         said = (self.vote(tokens) * share[..., None]).sum(1)
         zoom = torch.where(known > 0.5, torch.ones_like(known), said[:, 9].exp())
-        z = (LOG_DEPTH * torch.tanh(depth / LOG_DEPTH)).exp()
+        # In sizes of the object: how much relief there is beside the distance is known by how wide the object looks.
+        size = _spread(rays)[2] * zoom
+        z = (LOG_DEPTH * torch.tanh(size[:, None, None] * depth / LOG_DEPTH)).exp()
         x, y = (rays[:, axis] * zoom[:, None, None] * z for axis in (0, 1))
         return torch.stack([x, y, z], -1), said[:, :9]
 
@@ -215,7 +218,8 @@ class MaskedPairNetwork(PairNetwork):
         rays = _ray_maps(hints, image.shape[-2], image.shape[-1], self.device)
         mask = rays[:, 2:3]
         colours = (image.to(self.device, torch.float32) - 0.5) / 0.25 * mask
-        x = torch.cat([colours, mask, rays[:, :2], rays[:, 3:]], 1).contiguous(memory_format=torch.channels_last)
+        x = torch.cat([colours, mask, rays[:, :2], rays[:, 3:], _place(rays), _shares(mask)], 1)
+        x = x.contiguous(memory_format=torch.channels_last)
         half, quarter, eighth, tokens = self.stem(x)
         tokens = tokens.flatten(2).transpose(1, 2)
         rotation = self._rotation(patch_positions(*grid, self.device), "enc")
@@ -275,6 +279,34 @@ def _ray_maps(hints: ViewHints, height: int, width: int, device: torch.device) -
     known = hints.known.to(device, torch.float32)[:, None, None].expand(size)
     mask = hints.mask.to(device, torch.float32)
     return torch.stack([x[:, None, :].expand(size), y[:, :, None].expand(size), mask, known], 1)
+
+
+def _spread(rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B,) mean direction along x and y over the object, and the standard deviation of both together."""
+    share = rays[:, 2] + 1e-6
+    share = share / share.sum((1, 2), keepdim=True)
+    x, y = ((rays[:, axis] * share).sum((1, 2)) for axis in (0, 1))
+    away = (rays[:, 0] - x[:, None, None]).square() + (rays[:, 1] - y[:, None, None]).square()
+    return x, y, ((away * share).sum((1, 2)) + 1e-8).sqrt()
+
+
+def _place(rays: Tensor) -> Tensor:
+    """(B, 2, H, W): where in the object a pixel is, from its middle, in its sizes."""
+    x, y, size = _spread(rays)
+    away = rays[:, :2] - torch.stack([x, y], 1)[:, :, None, None]
+    return (away / size[:, None, None, None]).clamp(-3, 3)
+
+
+def _shares(mask: Tensor) -> Tensor:
+    """(B, 4, H, W) of a mask (B, 1, H, W): how much of the squares around each pixel is object, beside the picture
+    being none of it. They tell how deep inside it is, which small filters are long in learning."""
+    height, width = mask.shape[-2:]
+    quarter = F.avg_pool2d(mask, 4)
+    out = []
+    for share in SHARES:
+        side = 2 * round(share * max(height, width) / 8) + 1
+        out.append(F.avg_pool2d(quarter, side, 1, side // 2))
+    return F.interpolate(torch.cat(out, 1), size=(height, width), mode="bilinear", align_corners=False)
 
 
 def make_network(config: PairNetworkConfig) -> PairNetwork:

@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from dyn4d.core.errors import Dyn4DError, RunError
@@ -30,7 +29,9 @@ from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.region_flow import Regions, Where, region_matches, textured_shares
+from dyn4d.geometry.resting import outline_ratios, resting_scale
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
+from dyn4d.geometry.view_depth import ViewDepth
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.readers import LazyFrames
 from dyn4d.matching.config import MatchingConfig
@@ -68,17 +69,18 @@ class _Restricted:
 
 @dataclass(frozen=True)
 class _Placed:
-    """T views with cameras and the depth of their pixels: (H, W) planar z in world units, 0 = none, and confidence.
+    """T views with cameras and the depth of their pixels in world units.
 
     Attributes:
+        seen: all that the views show. object: the object alone, where it was looked at by itself.
         off: px in the median that matches are off by at poses that had to stay; NaN where nothing was measured.
     """
 
-    frames: list[PairFrame]
     alignment: Alignment
-    depth: list[np.ndarray]
-    conf: list[np.ndarray]
+    seen: ViewDepth
+    object: ViewDepth | None = None
     off: float = math.nan
+    notes: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:
@@ -117,7 +119,7 @@ def frames_from_pairs(
         )
     task = _Task(network, clip, config, matching or MatchingConfig(), seed, progress, cache)
     placed, anchor, why = _place(task)
-    notes = [f"mast3r: anchored on the {anchor} ({why})"]
+    notes = [f"mast3r: anchored on the {anchor} ({why})", *placed.notes]
     if math.isfinite(placed.alignment.pixel_error):
         notes[0] += f"; matches agree to {placed.alignment.pixel_error:.2f} px"
     cameras = _clip_cameras(clip, placed)
@@ -149,10 +151,12 @@ def frames_from_pairs(
 
 def _depth_maps(clip: Clip, placed: _Placed) -> LazyFrames:
     """(H, W) depth of each picture, 0 where nothing was said that counts."""
-    frames, maps = placed.frames, [depth.astype(np.float32) for depth in placed.depth]
 
     def read(row: int) -> np.ndarray:
-        return to_picture(frames[row], maps[row], (maps[row] > 0).astype(np.float32))[0].astype(np.float32)
+        depth = placed.seen.picture(row)[0].astype(np.float32)
+        if placed.object is None:
+            return depth
+        return np.where(np.asarray(clip.masks[row], dtype=bool), placed.object.picture(row)[0], depth)
 
     return LazyFrames([f"depth of {name}" for name in clip.names], read)
 
@@ -233,15 +237,15 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     frames = clip_pair_frames(task.clip, config.pairs)
     results = _look(task, frames)
     found = _align(task, frames, results, known, "object")
-    maps = [_maps(frame, depth, conf) for frame, depth, conf in zip(frames, found.depth, found.conf)]
     stays = known is not None and config.poses == "given" and len(frames) > 1
     off = matches_off(frames, results, found) if stays else math.nan
-    return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps], off)
+    return _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
 
 
 def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     """Matching and alignment on everything but the object. Its depth is the network's own, in the background's scale:
-    what other frames say of it holds only if it did not move."""
+    what other frames say of it there holds only if it did not move. Small networks, which flow helps out, look at it by
+    itself too (`_by_itself`)."""
     config = task.config
     view = "whole" if config.pairs.view == "square" else config.pairs.view
     objects = clip_pair_frames(task.clip, replace(config.pairs, fill="none", view=view))
@@ -265,8 +269,48 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     none = torch.full((1,), torch.nan, dtype=torch.float64)
     scale = torch.stack([torch.cat([ratio, none]).nanmedian() for ratio in ratios])
     scale = neighbour_scales(scale)  # frames that are all object have no background to tell
-    maps = [_maps(frame, depth * s, conf) for frame, depth, s, conf in zip(frames, own, scale, confs)]
-    return _Placed(frames, found, [depth for depth, _ in maps], [conf for _, conf in maps])
+    seen = ViewDepth.of_kept(frames, [depth * s for depth, s in zip(own, scale)], confs)
+    placed = _Placed(found, seen)
+    if not _by_flow(task) or len(frames) < 2:
+        return placed
+    around = ViewDepth.of_kept(still, list(found.depth), list(found.conf))
+    try:
+        return _by_itself(task, placed, around)
+    except Dyn4DError as error:
+        return replace(placed, notes=(f"mast3r: the object's own alignment says nothing: {error}",))
+
+
+def _by_itself(task: _Task, placed: _Placed, around: ViewDepth) -> _Placed:
+    """With the object's depth as it follows from the object alone, all frames together: what of its motion is rigid
+    tells how its distance changes. How large it is then, one factor for the clip, its surroundings tell
+    (`resting_scale`)."""
+    clip = task.clip
+    lens = _clip_cameras(clip, placed)
+    alone = replace(task, clip=replace(clip, cameras=replace(lens, world_from_cam=lens.world_from_cam * math.nan)))
+    own = _on_object(alone, None).seen
+    ratios, said = [], []
+    for row in range(len(clip)):
+        mask = np.asarray(clip.masks[row], dtype=bool)
+        depth, whole = own.picture(row)[0], placed.seen.picture(row)[0]
+        ratios.append(outline_ratios(mask, around.picture(row)[0], depth))
+        both = mask & (depth > 0) & (whole > 0)
+        if both.any():
+            said.append(float(np.median(whole[both] / depth[both])))
+    if not said:
+        return placed
+    network = float(np.median(said))
+    scale, rests = resting_scale(ratios, network)
+    what = "rests on what is around it" if rests else "touches nothing: the network's word holds"
+    # frames that the object's alignment leaves out keep what the network says, in the same unit
+    rest = placed.seen.times(scale / network)
+    mine = own.times(scale)
+    there = [bool((depth > 0).any()) for depth in mine.depth]
+    chosen = ViewDepth(
+        *([a if one else b for one, a, b in zip(there, getattr(mine, name), getattr(rest, name))]
+          for name in ("frames", "depth", "conf"))
+    )  # fmt: skip
+    note = f"mast3r: the object is {scale / network:.2f} times as far as the network says: it {what}"
+    return replace(placed, object=chosen, notes=(note,))
 
 
 def _look(task: _Task, frames: list[PairFrame]) -> PairResults:
@@ -320,17 +364,9 @@ def _flow(task: _Task, where: Where) -> Correspondences | None:
     return region_matches(regions, task.matching, task.seed, task.progress, cache)
 
 
-def _maps(frame: PairFrame, depth: Tensor, conf: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) depth, 0 = none, and confidence of the kept pixels' values."""
-    out = np.zeros((2, frame.height, frame.width))
-    out[0].flat[frame.pixels.numpy()] = np.nan_to_num(depth.numpy(), nan=0.0)
-    out[1].flat[frame.pixels.numpy()] = conf.numpy()
-    return out[0], out[1]
-
-
 def _clip_cameras(clip: Clip, placed: _Placed) -> Camera:
     """The views' cameras as those of the clip's pictures."""
-    K = torch.stack([frame.view.K_to_source(K) for frame, K in zip(placed.frames, placed.alignment.K)])
+    K = torch.stack([frame.view.K_to_source(K) for frame, K in zip(placed.seen.frames, placed.alignment.K)])
     return Camera(K, placed.alignment.world_from_cam, clip.width, clip.height)
 
 
@@ -339,7 +375,7 @@ def _points(clip: Clip, row: int, placed: _Placed, cameras: Camera, config: Geom
     mask = np.asarray(clip.masks[row], dtype=bool)
     if not bool(cameras.registered[row]):
         mask = np.zeros_like(mask)
-    depth, conf = to_picture(placed.frames[row], placed.depth[row], placed.conf[row])
+    depth, conf = (placed.object or placed.seen).picture(row)
     image = np.asarray(clip.images[row])
     part, dropped = points_of_frame(
         depth, mask, image, cameras.K[row], cameras.world_from_cam[row].nan_to_num(), config=config
@@ -350,22 +386,3 @@ def _points(clip: Clip, row: int, placed: _Placed, cameras: Camera, config: Geom
     own = torch.from_numpy(conf)[y, x].float()
     sure = own / (own + own.median())  # 1/2 for a usual pixel of the frame
     return replace(part, conf=(2 * part.conf * sure).clamp(1e-3, 1.0)), dropped
-
-
-def to_picture(frame: PairFrame, depth: np.ndarray, conf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Depth and confidence (H, W) of a view, 0 = none, as maps of the picture that it was cut from.
-
-    Between the view's pixels 1 / depth is interpolated, which is exact on a plane. A pixel of the picture has a depth
-    if more than half of what is around it in the view has one.
-    """
-    width, height = frame.view.source
-    grid = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).double() + 0.5
-    at = frame.view.to_view(grid)
-    inside = frame.view.inside(grid).numpy()
-    where = at.flip(-1).permute(2, 0, 1).numpy() - 0.5  # row, column
-    known = depth > 0
-    tables = np.where(known, 1 / np.where(known, depth, 1), 0), np.where(known, conf, 0), known.astype(np.float64)
-    inverse, sure, share = (map_coordinates(table, where, order=1, mode="nearest") for table in tables)
-    usable = inside & (share > 0.5)
-    safe = np.where(usable, share, 1.0)
-    return np.where(usable, safe / np.where(usable, inverse, 1.0), 0.0), np.where(usable, sure / safe, 0.0)

@@ -26,8 +26,9 @@ from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.network import EncodedImages, PairNetwork
 from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_frames import make_pair_frame
-from dyn4d.geometry.pair_source import frames_from_pairs, to_picture
+from dyn4d.geometry.pair_source import frames_from_pairs
 from dyn4d.geometry.sources import choose_source, solve_geometry
+from dyn4d.geometry.view_depth import to_picture
 from dyn4d.geometry.weights import random_weights, save_pair_weights
 from dyn4d.io.atomic import read_json
 from dyn4d.pipeline import run_geometry, run_prepare
