@@ -10,8 +10,8 @@ run holds out each 8th frame. Runs that are finished are not made again.
 All views are drawn from the true cameras, over which the run's are laid by one similarity. `held out`: PSNR inside the
 true mask of the frames held out. `near`: of views beside the input's (10 degrees beyond either end of its arc, and 15
 degrees above and below its middle). Synthetic scenes have true pictures of such views; of other clips the run with true
-depth takes their place, whose own errors then count too. `mean colour`: the same for one colour inside the mask. Depth: of
-the geometry stage, inside the mask, after one scale a clip.
+depth takes their place, whose own errors then count too. `mean colour`: the same for one colour inside the mask.
+Depth: of the geometry stage, inside the mask, after one scale a clip.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from dyn4d.runs import RunFolder, RunState
 if TYPE_CHECKING:
     import torch
 
-    from dyn4d.core.types import Camera, Clip, Correspondences, FramePoints, GeometryResult, LiftedPairs
+    from dyn4d.core.types import Camera, Clip, Correspondences, FramePoints, FrameReader, GeometryResult, LiftedPairs
 
 log = logging.getLogger(__name__)
 
@@ -91,24 +91,28 @@ def geometry(ctx: StageContext) -> None:
     """Cameras, points of every frame, and matches between frames."""
     from dyn4d.geometry.consistency import check_views
     from dyn4d.geometry.dense_output import write_dense
-    from dyn4d.geometry.sources import solve_geometry
+    from dyn4d.geometry.region_flow import Regions, Seeds
+    from dyn4d.geometry.sources import choose_source, solve_geometry
     from dyn4d.io import artifacts
     from dyn4d.io.cameras_json import write_cameras
 
     config: Config = ctx.config
     clip = open_clip(config)
+    ctx.state.update(licences=[])
+    by_flow = choose_source(clip, config.geometry) == "mast3r" and config.matching.matcher == "flow"
+    first = Seeds.of(Regions(replace(clip, depth=None), "object")) if by_flow else None
+    matches = find_matches(ctx, clip, first)
     found = solve_geometry(
-        clip, config.geometry, config.seed, matching=config.matching, device=device_of(config), progress=ctx.progress,
-        cache=ctx.scratch / "geometry",
+        clip, config.geometry, config.seed, matching=config.matching, matches=matches if by_flow else None,
+        device=device_of(config), progress=ctx.progress, cache=ctx.scratch / "geometry",
     )  # fmt: skip
     found, rigidity = check_views(clip, found, config.geometry, ctx.progress)
-    ctx.state.update(licences=list(found.licences))
+    ctx.state.update(licences=list(dict.fromkeys((*found.licences, *ctx.state.data.get("licences", [])))))
     cameras = all_cameras(clip, found)
     extra = {"poses": "solved" if found.poses_solved else "given", "source": found.source,
              "depth_error": found.depth_error}  # fmt: skip
     write_cameras(ctx.out / "cameras.json", cameras, clip.timeline, extra=extra)
     artifacts.save(ctx.out / "frame_points.npz", found.points, source=found.source)
-    matches = find_matches(ctx, clip)
     ctx.progress.note(f"geometry: {len(found.points)} points, {len(matches)} matches between frames")
     if len(matches) == 0 and len(clip) > 1:
         log.warning("no matches between frames: nothing tells how the object moves")
@@ -120,9 +124,10 @@ def geometry(ctx: StageContext) -> None:
     write_dense(ctx.out, clip, found, rigidity, config.geometry, ctx.progress)
 
 
-def find_matches(ctx: StageContext, clip: Clip) -> Correspondences:
+def find_matches(ctx: StageContext, clip: Clip, first: FrameReader | None = None) -> Correspondences:
     """Matches between the frames by `matching.matcher`; a pair network takes the weights of the geometry, and its
-    options `geometry.pairs`. The terms of the weights that are used are added to the run's `licences`."""
+    options `geometry.pairs`. The terms of the weights that are used are added to the run's `licences`. `first`: pixels
+    whose matches by the flow stay."""
     from dyn4d.matching.clip_matching import make_describer, match_frames
     from dyn4d.matching.estimators import make_estimator
 
@@ -144,7 +149,7 @@ def find_matches(ctx: StageContext, clip: Clip) -> Correspondences:
     ctx.state.update(licences=list(dict.fromkeys(licences)))  # those of the geometry may be the same
     return match_frames(
         clip, config.matching, config.seed, device=device, describer=describer, matcher=network, estimator=estimator,
-        progress=ctx.progress, cache=ctx.scratch / "matches",
+        first=first, progress=ctx.progress, cache=ctx.scratch / "matches",
     )  # fmt: skip
 
 

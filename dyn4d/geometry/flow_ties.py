@@ -22,7 +22,8 @@ def with_matches(
 ) -> SparseProblem:
     """The problem with matches of another matcher in place of the network's.
 
-    The network's stay between frames that the others do not tie together.
+    The network's stay between frames that the others do not tie together. A match says what depth its first pixel has:
+    matches of one pixel with many frames then have one depth in common.
 
     Args:
         found: in pixels of the pictures that the views are cut from. least: matches of a pair that tie it.
@@ -31,7 +32,7 @@ def with_matches(
     for one in by_pairs(found):
         ends, known = zip(*(_seen_ends(problem.views[f], frames[f], xy) for f, xy in
                             ((one.frame_a, one.xy_a), (one.frame_b, one.xy_b))))  # fmt: skip
-        both = PairMatches(one.frame_a, one.frame_b, ends[0], ends[1], one.weight.double())
+        both = PairMatches(one.frame_a, one.frame_b, ends[0], ends[1], one.weight.double(), one.from_a)
         mine[one.frame_a, one.frame_b] = both.select(known[0] & known[1])
     tied = np.zeros((len(frames), len(frames)), dtype=np.int64)
     for (a, b), pair in mine.items():

@@ -13,6 +13,8 @@ from dyn4d.geometry.network import PairNetwork, ViewHints
 from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_results import PairFrame
 
+GRAPH = "swin-2-noncyclic"
+
 
 def frame_hints(frames: Sequence[PairFrame]) -> ViewHints:
     """Mask and lens of frames of one size; where K is not known, a usual lens and the middle of the picture."""
@@ -37,8 +39,12 @@ def hints_text(frame: PairFrame) -> str:
 
 def suited(network: PairNetwork, config: PairConfig) -> PairConfig:
     """`config` as a network wants it: a masked one looks at squares around the object, of the size that it was trained
-    at, unless something else was asked for."""
+    at, and at fewer pairs, as the flow ties the frames; unless something else was asked for."""
     usual = PairConfig()
-    if not network.config.masked or (config.size, config.view) != (usual.size, usual.view):
+    if not network.config.masked:
+        return config
+    if config.graph == usual.graph:
+        config = replace(config, graph=GRAPH)
+    if (config.size, config.view) != (usual.size, usual.view):
         return config
     return replace(config, size=max(network.config.img_size), view="square")

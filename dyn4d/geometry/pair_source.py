@@ -28,7 +28,7 @@ from dyn4d.geometry.pair_frames import clip_pair_frames
 from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
-from dyn4d.geometry.region_flow import Regions, Where, region_matches, textured_shares
+from dyn4d.geometry.region_flow import Regions, Seeds, Where, from_seeds, seed_matches, textured_shares
 from dyn4d.geometry.resting import outline_ratios, resting_scale
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
 from dyn4d.geometry.view_depth import ViewDepth
@@ -39,6 +39,9 @@ from dyn4d.matching.config import MatchingConfig
 RIM = 5  # pixels of the view around the object that belong to neither it nor the background
 LEAST_BACKGROUND = 0.25  # share of the view that has to be background, for `auto` to try it
 LEAST_TEXTURE = 0.1  # share of the picture that has to be background with texture, where flow holds the frames
+FREE = 0.3  # standard deviation of the logarithm of depths that nothing is known of
+FLOW_PIXELS = 0.05  # px of the view: so closely flow on what stands still is believed
+FLOW_SUBSAMPLE = 4  # px between anchors there: about one seed each
 LEAST_PLACED = 0.8  # share of the frames that the background has to place, for `auto` to keep it
 CONTRADICTS = 2.0  # px in the median that matches are off by at given poses: what is matched moves, or these are wrong
 
@@ -93,6 +96,7 @@ def frames_from_pairs(
     seed: int = 0,
     *,
     matching: MatchingConfig | None = None,
+    matches: Correspondences | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Path | None = None,
@@ -102,6 +106,7 @@ def frames_from_pairs(
     Args:
         clip: K is used where it is known, and so are poses, as `config.poses` and `config.anchor` have it.
         matching: of the flow, where its matches hold the frames; which frames are matched is decided here.
+        matches: the flow's on the object, if they are known already.
         cache: a folder for what the network says and for the flow; a stopped run goes on from there.
 
     Raises:
@@ -117,7 +122,7 @@ def frames_from_pairs(
             "mast3r: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
             "allow it (--geometry.weights FILE_OR_HUB_ID)"
         )
-    task = _Task(network, clip, config, matching or MatchingConfig(), seed, progress, cache)
+    task = _Task(network, clip, config, matching or MatchingConfig(), matches, seed, progress, cache)
     placed, anchor, why = _place(task)
     notes = [f"mast3r: anchored on the {anchor} ({why})", *placed.notes]
     if math.isfinite(placed.alignment.pixel_error):
@@ -169,6 +174,7 @@ class _Task:
     clip: Clip
     config: GeometryConfig
     matching: MatchingConfig
+    matches: Correspondences | None
     seed: int
     progress: Progress
     cache: Path | None
@@ -328,8 +334,13 @@ def _align(task: _Task, frames: list[PairFrame], results: PairResults, known: Te
     lens = BundleConfig(
         shared_intrinsics=config.focal == "shared", refine_principal_point=config.principal_point == "refine"
     )  # fmt: skip
+    subsample = config.subsample
+    if _by_flow(task) and where == "background":
+        # what stands still and is matched so closely needs no word on its depth, least of all a wrong one
+        lens = replace(lens, depth_sigma=FREE, depth_sigma_limits=(FREE, FREE), least_pixel_error=FLOW_PIXELS)
+        subsample = min(subsample, FLOW_SUBSAMPLE)
     settings = AlignmentConfig(
-        config.alignment, config.subsample, fusions=config.fusions, bundle=lens, optimise_depth=config.optimise_depth,
+        config.alignment, subsample, fusions=config.fusions, bundle=lens, optimise_depth=config.optimise_depth,
         depth_rank=config.depth_rank,
     )  # fmt: skip
     fix = known is not None and config.poses == "given"
@@ -360,8 +371,11 @@ def _flow(task: _Task, where: Where) -> Correspondences | None:
     if not _by_flow(task):
         return None
     regions = Regions(replace(task.clip, depth=None), where)
+    seeds = Seeds.of(regions)
+    if where == "object" and task.matches is not None:
+        return from_seeds(seeds, task.matches)
     cache = None if task.cache is None else task.cache / f"flow-{where}"
-    return region_matches(regions, task.matching, task.seed, task.progress, cache)
+    return seed_matches(seeds, task.matching, task.seed, task.progress, cache)
 
 
 def _clip_cameras(clip: Clip, placed: _Placed) -> Camera:

@@ -21,6 +21,8 @@ RIM = 5  # pixels around the object that belong to neither it nor the background
 GAPS = (4, 8, 16)  # frames between those that are matched, beside neighbours: six unknowns a frame need no more
 PAIR_MATCHES = 300  # of each ordered pair; a pair's errors are much alike, so that more say nothing new
 LEAST_DRAWN = 1 / 8  # where less of a region is textured than this, fewer than PAIR_MATCHES are left of it
+SEEDS = 500  # of a frame
+LEAST_SPACING = 3.0  # px between them
 LOOKS = 8  # frames that tell how much of a region is textured
 
 Where = Literal["background", "object"]
@@ -84,6 +86,63 @@ def region_matches(
     return _on_texture(found, regions)
 
 
+@dataclass(frozen=True)
+class Seeds:
+    """Masks (H, W) of some textured pixels of each frame's region, evenly spread, of which matches to all other frames
+    are kept: one depth then explains what many frames see. Where each two frames have matches of their own, a camera
+    that goes round what it looks at may have any focal length.
+
+    Attributes:
+        spacing: px between them.
+    """
+
+    regions: Regions
+    spacing: float
+
+    @staticmethod
+    def of(regions: Regions, count: int = SEEDS) -> Seeds:
+        """About `count` of them in a frame, by the largest of some frames' regions."""
+        rows = np.unique(np.linspace(0, len(regions) - 1, LOOKS).astype(int))
+        area = max((int(regions[row].sum()) for row in rows), default=0)
+        return Seeds(regions, max((area / count) ** 0.5, LEAST_SPACING))
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        texture = self.regions.texture(row)
+        y, x = np.nonzero(texture)
+        cell_y, cell_x = np.floor((y + 0.5) / self.spacing), np.floor((x + 0.5) / self.spacing)
+        off = ((y + 0.5) / self.spacing - cell_y - 0.5) ** 2 + ((x + 0.5) / self.spacing - cell_x - 0.5) ** 2
+        order = np.lexsort((off, cell_x, cell_y))  # cell by cell, those nearest its middle first
+        cells = (cell_y * (texture.shape[1] + 1) + cell_x)[order]
+        chosen = order[np.unique(cells, return_index=True)[1]]
+        out = np.zeros_like(texture)
+        out[y[chosen], x[chosen]] = True
+        return out
+
+
+def seed_matches(
+    seeds: Seeds, matching: MatchingConfig, seed: int, progress: Progress, cache: Path | None
+) -> Correspondences:
+    """Matches from these pixels to the frames around and farther away."""
+    asked = replace(pose_matching(matching), max_per_pair=1)
+    clip = replace(seeds.regions.clip, masks=seeds.regions)
+    return from_seeds(seeds, match_clip(clip, asked, seed, first=seeds, progress=progress, cache=cache))
+
+
+def from_seeds(seeds: Seeds, found: Correspondences) -> Correspondences:
+    """Those of the flow's matches that begin at a seed, between frames that `pose_matching` names."""
+    gap = (found.frame_a - found.frame_b).abs()
+    found = found.select(torch.nonzero(torch.isin(gap, torch.tensor([1, *GAPS]))).squeeze(-1))
+    good = torch.zeros(len(found), dtype=torch.bool)
+    for row in range(len(seeds)):
+        here = torch.nonzero(found.frame_a == row).squeeze(-1)
+        column, line = found.xy_a[here].floor().long().unbind(-1)
+        good[here] = torch.from_numpy(seeds[row])[line, column]
+    return found.select(torch.nonzero(good).squeeze(-1))
+
+
 def _on_texture(found: Correspondences, regions: Regions) -> Correspondences:
     """The matches that begin and end where the pictures tell motion."""
     good = torch.ones(len(found), dtype=torch.bool)
@@ -94,8 +153,7 @@ def _on_texture(found: Correspondences, regions: Regions) -> Correspondences:
             here = torch.nonzero(frame == row).squeeze(-1)
             column, line = xy[here].floor().long().unbind(-1)
             good[here] &= texture[line.clamp(0, height - 1), column.clamp(0, width - 1)]
-    columns = (found.frame_a, found.frame_b, found.xy_a, found.xy_b, found.weight)
-    return Correspondences(*(column[good] for column in columns))
+    return found.select(torch.nonzero(good).squeeze(-1))
 
 
 @dataclass(frozen=True)
@@ -103,7 +161,7 @@ class PairRows:
     """The matches of one unordered pair of frames, frame_a < frame_b; those of the other direction are turned round.
 
     Attributes:
-        xy_a, xy_b: (M, 2) pixels of the pictures. weight: (M,) > 0.
+        xy_a, xy_b: (M, 2) pixels of the pictures. weight: (M,) > 0. from_a: (M,) bool, False where it is turned round.
     """
 
     frame_a: int
@@ -111,6 +169,7 @@ class PairRows:
     xy_a: Tensor
     xy_b: Tensor
     weight: Tensor
+    from_a: Tensor
 
 
 def by_pairs(found: Correspondences) -> list[PairRows]:
@@ -123,6 +182,6 @@ def by_pairs(found: Correspondences) -> list[PairRows]:
     order = torch.argsort(key, stable=True)
     names, counts = torch.unique_consecutive(key[order], return_counts=True)
     return [
-        PairRows(*divmod(name, count), xy[0][rows], xy[1][rows], found.weight[rows])
+        PairRows(*divmod(name, count), xy[0][rows], xy[1][rows], found.weight[rows], ~turned[rows, 0])
         for name, rows in zip(names.tolist(), torch.split(order, counts.tolist()))
     ]

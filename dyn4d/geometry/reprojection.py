@@ -58,7 +58,7 @@ class Direction:
 
 def make_directions(problem: SparseProblem, pairs: Sequence[PairMatches], most: int) -> list[Direction]:
     """Both directions of each pair. The mean weight over all matches is 1/2: the two directions of a match are one
-    observation, and only relative confidences count.
+    observation, and only relative confidences count. Matches that go one way only have the whole weight there.
 
     Args:
         most: matches of a pair; more are thinned out evenly.
@@ -67,12 +67,15 @@ def make_directions(problem: SparseProblem, pairs: Sequence[PairMatches], most: 
     mean = torch.cat([pair.weight for pair in chosen]).mean() if chosen else torch.ones(())
     out = []
     for pair in chosen:
-        for i, j, here, there in (
-            (pair.frame_a, pair.frame_b, pair.a, pair.b),
-            (pair.frame_b, pair.frame_a, pair.b, pair.a),
+        for i, j, here, there, one_way in (
+            (pair.frame_a, pair.frame_b, pair.a, pair.b, pair.from_a),
+            (pair.frame_b, pair.frame_a, pair.b, pair.a, None if pair.from_a is None else ~pair.from_a),
         ):
+            weight = pair.weight / mean / 2
+            if one_way is not None:
+                here, there, weight = here.select(one_way), there.select(one_way), 2 * weight[one_way]
             base = problem.views[i].anchor_depth[here.anchor]
-            out.append(Direction(i, j, here.xy, here.anchor, here.ratio, base, there.xy, pair.weight / mean / 2))
+            out.append(Direction(i, j, here.xy, here.anchor, here.ratio, base, there.xy, weight))
     return out
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 REACH = 8.0  # px of a picture of 256 pixels: standard deviation of what is looked at beside an outline
 LEAST_SUPPORT = 0.02  # share of that which has to be known surroundings
-TOUCHES = 0.06  # share of the outline that touches something, at the least
+TOUCHES = 0.015  # share of an outline that touches something, at the least
+TIGHTEST = 0.2  # each frame says how large the object is at the most; this share of them may say too little
 LEAST_OUTLINE = 20  # pixels
 FLIES = 1.6  # by so much more than the network says the object is not made larger
 
@@ -74,7 +75,7 @@ def resting_scale(ratios: list[np.ndarray], said: float) -> tuple[float, bool]:
     touching = [float(np.quantile(one, TOUCHES)) for one in ratios if len(one) >= LEAST_OUTLINE]
     if not touching:
         return said, False
-    found = float(np.median(touching))
+    found = float(np.quantile(touching, TIGHTEST))
     if np.isfinite(said) and found > FLIES * said:
         return said, False
     return found, True

@@ -9,7 +9,7 @@ import torch
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.core.types import Clip, GeometryResult
+from dyn4d.core.types import Clip, Correspondences, GeometryResult
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.own_weights import NAME, small_weights
 from dyn4d.geometry.rgbd import require_rgbd
@@ -69,6 +69,7 @@ def solve_geometry(
     seed: int = 0,
     *,
     matching: MatchingConfig | None = None,
+    matches: Correspondences | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Path | None = None,
@@ -76,7 +77,8 @@ def solve_geometry(
     """Cameras and the object's points of all frames, by the source that `choose_source` names.
 
     Args:
-        matching: of the flow, where poses are solved. device: for a network.
+        matching: of the flow, where poses are solved. matches: of the flow on the object, if they are known already.
+        device: for a network.
         cache: a folder for what takes long.
     """
     progress = progress or SilentProgress()
@@ -84,7 +86,9 @@ def solve_geometry(
     if source == "mast3r":
         from dyn4d.geometry.pair_source import frames_from_pairs
 
-        result = frames_from_pairs(clip, config, seed, matching=matching, device=device, progress=progress, cache=cache)
+        result = frames_from_pairs(
+            clip, config, seed, matching=matching, matches=matches, device=device, progress=progress, cache=cache
+        )
     elif source == "pointmaps":
         from dyn4d.geometry.estimator_source import frames_from_estimate
 

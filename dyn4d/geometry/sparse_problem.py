@@ -48,6 +48,7 @@ class PairMatches:
     Attributes:
         frame_a, frame_b: rows in the clip's selected frames.
         a, b: both sides of M matches. weight: (M,) float64 > 0.
+        from_a: (M,) bool, whose depth is believed: that of a's pixel or of b's; None: both.
     """
 
     frame_a: int
@@ -55,6 +56,7 @@ class PairMatches:
     a: MatchedEnds
     b: MatchedEnds
     weight: Tensor
+    from_a: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.a) == len(self.b) == len(self.weight):
@@ -64,7 +66,8 @@ class PairMatches:
         return len(self.weight)
 
     def select(self, rows: Tensor) -> PairMatches:
-        return replace(self, a=self.a.select(rows), b=self.b.select(rows), weight=self.weight[rows])
+        side = None if self.from_a is None else self.from_a[rows]
+        return replace(self, a=self.a.select(rows), b=self.b.select(rows), weight=self.weight[rows], from_a=side)
 
 
 @dataclass(frozen=True)

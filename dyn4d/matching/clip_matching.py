@@ -19,7 +19,7 @@ import torch
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.protocols import Matcher, Progress, SilentProgress
-from dyn4d.core.types import Clip, Correspondences
+from dyn4d.core.types import Clip, Correspondences, FrameReader
 from dyn4d.matching.calibration import ErrorTable, RawMatches, flow_quality, rate, tables_of, weights_note
 from dyn4d.matching.chain import rate_and_cut, weight_quality
 from dyn4d.matching.config import MatchingConfig
@@ -62,6 +62,7 @@ def match_frames(
     describer: Describer | None = None,
     matcher: Matcher | None = None,
     estimator: FlowEstimator | None = None,
+    first: FrameReader | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> Correspondences:
@@ -72,6 +73,7 @@ def match_frames(
         config: see `MatchingConfig`. seed: of what the flow keeps.
         device: of a network that describes, or that finds the flow. describer: instead of R2D2 with `config.weights`.
         matcher: of pairs of pictures, for a chain with `mast3r`. estimator: who finds the flow, see `match_clip`.
+        first: pixels whose matches by the flow stay, see `match_clip`.
         cache: a folder of its own for this clip, config and seed; a killed run goes on from what is there.
 
     Returns:
@@ -84,7 +86,9 @@ def match_frames(
     progress = progress or SilentProgress()
     names = config.matcher.split("+")
     if names == ["flow"]:
-        return match_clip(clip, config, seed, device=device, estimator=estimator, progress=progress, cache=cache)
+        return match_clip(
+            clip, config, seed, device=device, estimator=estimator, first=first, progress=progress, cache=cache
+        )
     tables = tables_of(config.calibration)
     if names[-1] == "r2d2" and (note := weights_note("r2d2", weights_file(config.weights), config.calibration)):
         progress.note(note)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from dyn4d.core.protocols import Progress, SilentProgress
-from dyn4d.core.types import Clip, Correspondences
+from dyn4d.core.types import Clip, Correspondences, FrameReader
 from dyn4d.matching.config import MatchingConfig
 from dyn4d.matching.estimators import FlowEstimator, make_estimator
 from dyn4d.matching.flow_checks import check_maps, match_cost
@@ -143,9 +143,14 @@ class FlowEngine:
 
 
 def pair_columns(
-    engine: FlowEngine, pair: tuple[int, int], flows: tuple[Flow, Flow], *, config: MatchingConfig, seed: int
-) -> dict[str, np.ndarray]:
-    """Checked and thinned matches of one ordered pair a→b as columns of `Correspondences`."""
+    engine: FlowEngine, pair: tuple[int, int], flows: tuple[Flow, Flow], *, config: MatchingConfig, seed: int,
+    first: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Checked and thinned matches of one ordered pair a→b as columns of `Correspondences`.
+
+    Args:
+        first: (H, W) bool pixels of a whose matches stay where others have to go.
+    """
     (a, b), (there, back), plan = pair, flows, engine.windows.plan
     mask_a, mask_b = engine.windows[a].mask, engine.windows[b].mask
     height, width = mask_a.shape
@@ -165,7 +170,11 @@ def pair_columns(
     keep = np.flatnonzero(cost < 1)
     if len(keep) > config.max_per_pair:
         random = np.random.default_rng([seed, a, b])
-        keep = np.sort(random.choice(keep, config.max_per_pair, replace=False))
+        column, row = np.floor(xy_a[keep]).astype(np.int64).T
+        stays = np.zeros(len(keep), dtype=bool) if first is None else first[row, column]
+        others, room = keep[~stays], max(config.max_per_pair - int(stays.sum()), 0)
+        drawn = random.choice(others, min(room, len(others)), replace=False)
+        keep = np.sort(np.concatenate([keep[stays], drawn]))
     return {
         "frame_a": np.full(len(keep), a, np.int64),
         "frame_b": np.full(len(keep), b, np.int64),
@@ -183,13 +192,14 @@ def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _match_frame(
-    engine: FlowEngine, i: int, later: list[int], *, config: MatchingConfig, seed: int
+    engine: FlowEngine, i: int, later: list[int], *, config: MatchingConfig, seed: int, first: FrameReader | None
 ) -> dict[str, np.ndarray]:
     """All matches between frame i and its later partners, in both directions."""
     parts: list[dict[str, np.ndarray]] = []
     for j, there, back in engine.from_frame(i, later):
-        parts.append(pair_columns(engine, (i, j), (there, back), config=config, seed=seed))
-        parts.append(pair_columns(engine, (j, i), (back, there), config=config, seed=seed))
+        for pair, flows in (((i, j), (there, back)), ((j, i), (back, there))):
+            mine = None if first is None else np.asarray(first[pair[0]])
+            parts.append(pair_columns(engine, pair, flows, config=config, seed=seed, first=mine))
     return _stack(parts)
 
 
@@ -214,6 +224,7 @@ def match_clip(
     *,
     device: torch.device | str = "cpu",
     estimator: FlowEstimator | None = None,
+    first: FrameReader | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> Correspondences:
@@ -224,6 +235,7 @@ def match_clip(
         config: see `MatchingConfig`.
         seed: decides which matches are kept where a pair has more than `max_per_pair`.
         device: where a network for the flow runs. estimator: who finds the flow, in place of what `config.flow` names.
+        first: (H, W) bool pixels of each frame whose matches stay where `max_per_pair` makes others go.
         progress: told of each source frame.
         cache: a folder of its own for this clip, config and seed; one file a frame, so that a killed run goes on.
 
@@ -256,7 +268,7 @@ def match_clip(
         path = None if cache is None else cache / f"{i:06d}.npz"
         part = None if path is None else load_columns(path, _COLUMNS)
         if part is None:
-            part = _match_frame(engine, i, partners[i], config=config, seed=seed)
+            part = _match_frame(engine, i, partners[i], config=config, seed=seed, first=first)
             if path is not None:
                 save_columns(path, part)
         return part

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -10,14 +13,28 @@ import torch
 from pair_scenes import PairScene, ball_truth, camera_errors, exact_predictions
 
 from dyn4d.core.cameras import invert_rigid, project
-from dyn4d.core.types import Correspondences
+from dyn4d.core.types import Clip, Correspondences, Timeline
 from dyn4d.geometry.alignment import AlignmentConfig, align
 from dyn4d.geometry.flow_ties import with_matches
 from dyn4d.geometry.pair_results import PairResultList
-from dyn4d.geometry.region_flow import by_pairs
+from dyn4d.geometry.region_flow import Regions, Seeds, by_pairs, from_seeds
+from dyn4d.geometry.reprojection import make_directions
 from dyn4d.geometry.sparse_problem import condense
+from dyn4d.io.clips import load_clip
+from dyn4d.matching.config import MatchingConfig
+from dyn4d.matching.flow import match_clip
+from dyn4d.synthetic import build_scene, write_scene
 
 SHORT = AlignmentConfig(fusions=1)
+
+
+@cache
+def write_and_load(frames: int, size: int) -> Clip:
+    """The creature, all in memory."""
+    with TemporaryDirectory() as folder:
+        clip = load_clip(write_scene(build_scene("creature", frames=frames, size=size), Path(folder), truth=False).clip)
+        read = {name: [np.asarray(one) for one in getattr(clip, name)] for name in ("images", "masks")}
+        return replace(clip, **read)
 
 
 def exact(scene: PairScene, pairs: list[tuple[int, int]], step: int = 5) -> Correspondences:
@@ -114,3 +131,57 @@ def test_by_pairs_keeps_all(share: float) -> None:
     xy = torch.from_numpy(rng.uniform(0, 9, (200, 2)).astype(np.float32))
     found = Correspondences(a, b, xy, xy * share, torch.ones(200))
     assert sum(len(one.weight) for one in by_pairs(found)) == 200
+
+
+def test_seeds_are_spread_over_what_has_texture() -> None:
+    rng = np.random.default_rng(0)
+    image = np.full((96, 128, 3), 120, np.uint8)
+    image[:, 48:] = rng.integers(0, 255, (96, 80, 1), dtype=np.uint8)
+    mask = np.zeros((96, 128), dtype=bool)
+    mask[16:80, 16:112] = True
+    times = np.arange(2.0)
+    clip = Clip(
+        name="one", source=Path("one"), images=[image, image], masks=[mask, mask], frames=np.arange(2),
+        timeline=Timeline(times, times, ("a", "b")), width=128, height=96,
+    )  # fmt: skip
+    seeds = Seeds.of(Regions(clip, "object"), 96)
+    found = seeds[0]
+    y, x = np.nonzero(found)
+    assert mask[y, x].all() and (x > 40).all() and 40 < len(x) <= 96
+    nearest = np.sort(np.hypot(y[:, None] - y, x[:, None] - x), 1)[:, 1]
+    assert np.median(nearest) > 0.5 * seeds.spacing
+    background = Seeds.of(Regions(clip, "background"), 96)[1]
+    assert background.any() and not background[14:82, 14:114].any()
+    assert not Seeds.of(Regions(replace(clip, masks=[~mask & mask] * 2), "object"))[0].any()
+
+
+def test_matches_of_seeds_have_one_depth_for_all_frames() -> None:
+    scene = ball(0.0)
+    given = exact(scene, [(0, 1), (0, 2), (1, 0)])
+    problem = with_matches(condense(scene.frames, scene.results), scene.frames, given, 12)
+    directions = make_directions(problem, problem.pairs[:2], 10_000)
+    ways = {(d.i, d.j): d for d in directions if len(d.weight)}
+    assert set(ways) == {(0, 1), (1, 0), (0, 2)}  # only from where a match begins
+    both = next(one for one in by_pairs(given) if (one.frame_a, one.frame_b) == (0, 1))
+    assert len(ways[0, 1].weight) + len(ways[1, 0].weight) == len(both.weight)
+    assert torch.equal(ways[0, 1].uv_i, ways[0, 1].uv_i.floor() + 0.5)
+
+
+def test_matches_of_chosen_pixels_stay_when_others_go() -> None:
+    clip = write_and_load(frames=4, size=64)
+    seeds = Seeds.of(Regions(replace(clip, depth=None), "object"), 60)
+    config = MatchingConfig(window=1, strides=(2,), max_per_pair=40)
+    few = match_clip(clip, config, first=seeds)
+    whole = match_clip(clip, replace(config, max_per_pair=10**6))
+
+    def starts(found: Correspondences, a: int, b: int) -> set[tuple[float, float]]:
+        rows = (found.frame_a == a) & (found.frame_b == b)
+        return {tuple(xy) for xy in found.xy_a[rows].tolist()}
+
+    for a, b in ((0, 1), (2, 0)):
+        y, x = np.nonzero(seeds[a])
+        wanted = {(i + 0.5, j + 0.5) for i, j in zip(x, y)} & starts(whole, a, b)
+        assert wanted and wanted <= starts(few, a, b) and len(starts(few, a, b)) == max(40, len(wanted))
+    kept = from_seeds(seeds, few)
+    assert starts(kept, 0, 1) <= {(i + 0.5, j + 0.5) for j, i in zip(*np.nonzero(seeds[0]))}
+    assert not starts(kept, 2, 0)  # two frames apart is none of the gaps

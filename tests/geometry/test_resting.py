@@ -1,0 +1,62 @@
+"""How large an object is in a world that its surroundings hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dyn4d.geometry.resting import beside, outline_ratios, resting_scale
+
+HEIGHT = WIDTH = 160
+FOCAL = 220.0
+
+
+def scene(lift: float = 0.0, far: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A floor 1 below the camera and a wall 3 beyond an upright card at `far` that stands on the floor, or hangs `lift`
+    above it: mask, depth of the surroundings, 0 near the card, and of the card."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
+    down = (y - HEIGHT / 2) / FOCAL
+    around = np.minimum(np.where(down > 0, 1 / np.maximum(down, 1e-9), np.inf), far + 3)
+    across = (x - WIDTH / 2) / FOCAL * far
+    mask = (np.abs(across) < 0.35) & (down * far < 1 - lift) & (down * far > 0.1 - lift)
+    yy, xx = np.nonzero(mask)
+    rim = np.zeros_like(mask)
+    rim[max(yy.min() - 5, 0) : yy.max() + 6, xx.min() - 5 : xx.max() + 6] = True
+    return mask, np.where(rim, 0.0, around), np.where(mask, far, 0.0)
+
+
+def test_planes_are_carried_on_exactly() -> None:
+    y, x = np.mgrid[0:60, 0:80].astype(np.float64)
+    inverse = 0.3 + 0.002 * x - 0.001 * y
+    known = np.ones((60, 80), dtype=bool)
+    known[20:30, 30:45] = False
+    found = beside(np.where(known, inverse, 0), known, 6.0)
+    assert np.nanmax(np.abs(found - inverse)) < 2e-3 and np.isfinite(found[25, 37])
+    assert np.isnan(beside(np.zeros((60, 80)), np.zeros((60, 80), dtype=bool), 6.0)).all()
+
+
+@pytest.mark.parametrize("unit", [1.0, 0.2, 7.0])
+def test_what_stands_on_the_floor_is_as_far_as_the_floor_there(unit: float) -> None:
+    ratios = [outline_ratios(mask, around, unit * own) for mask, around, own in (scene(), scene(far=3.5))]
+    scale, rests = resting_scale(ratios, 1.1 / unit)
+    assert rests and scale * unit == pytest.approx(1, abs=0.05)
+
+
+def test_a_frame_in_which_it_jumps_changes_little() -> None:
+    ratios = [outline_ratios(*scene(lift)) for lift in (0.0, 0.0, 0.0, 0.3, 0.4)]
+    assert resting_scale(ratios, 1.0)[0] == pytest.approx(1, abs=0.06)
+
+
+def test_what_flies_is_as_large_as_the_network_says() -> None:
+    mask, around, own = scene(lift=0.75)
+    ratios = [outline_ratios(mask, around, own)]
+    assert float(np.quantile(ratios[0], 0.02)) > 1.7
+    assert resting_scale(ratios, 1.05) == (1.05, False)
+
+
+def test_nothing_to_see_leaves_the_networks_word() -> None:
+    mask, around, own = scene()
+    empty = np.zeros_like(mask)
+    for parts in ((empty, around, own), (mask, 0 * around, own), (mask, around, 0 * own)):
+        assert len(outline_ratios(*parts)) == 0
+    assert resting_scale([np.zeros(0)], 2.0) == (2.0, False) and resting_scale([], 2.0) == (2.0, False)
