@@ -152,7 +152,7 @@ def test_a_clip_is_looked_at_with_masks_and_from_the_cache(network: PairNetwork,
 
 
 def test_views_are_square_unless_asked_otherwise(network: PairNetwork) -> None:
-    assert suited(network, PairConfig()) == PairConfig(size=64, view="square")
+    assert suited(network, PairConfig()) == PairConfig(size=64, view="square", graph="swin-2-noncyclic")
     assert suited(network, PairConfig(size=128)).size == 128
     assert suited(PairNetwork(replace(PairNetworkConfig(), enc_depth=1, dec_depth=1, enc_embed_dim=32, enc_num_heads=2,
                                       dec_embed_dim=32, dec_num_heads=2)), PairConfig()) == PairConfig()  # fmt: skip
