@@ -63,8 +63,9 @@ def own_network(file: Path) -> OwnWeights | None:
         raise InputError(f"{file}: its configuration makes no network ({error}); get it again") from error
     metrics = head.get("metrics")
     error = head.get("depth_error", metrics.get("depth") if isinstance(metrics, dict) else None)
-    measured = isinstance(error, (int, float)) and 0 < error < 1
-    return OwnWeights(config, str(head.get("licence", LICENCE)), float(error) if measured else USUAL_DEPTH_ERROR)
+    if not isinstance(error, (int, float)) or not 0 < error < 1:
+        error = USUAL_DEPTH_ERROR
+    return OwnWeights(config, str(head.get("licence", LICENCE)), float(error))
 
 
 def small_weights() -> Path | None:

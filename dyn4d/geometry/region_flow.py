@@ -181,7 +181,8 @@ def by_pairs(found: Correspondences) -> list[PairRows]:
     key = first * count + second
     order = torch.argsort(key, stable=True)
     names, counts = torch.unique_consecutive(key[order], return_counts=True)
-    return [
-        PairRows(*divmod(name, count), xy[0][rows], xy[1][rows], found.weight[rows], ~turned[rows, 0])
-        for name, rows in zip(names.tolist(), torch.split(order, counts.tolist()))
-    ]
+    pairs = []
+    for name, rows in zip(names.tolist(), torch.split(order, counts.tolist())):
+        a, b = divmod(name, count)
+        pairs.append(PairRows(a, b, xy[0][rows], xy[1][rows], found.weight[rows], ~turned[rows, 0]))
+    return pairs
