@@ -339,6 +339,8 @@ def _align(task: _Task, frames: list[PairFrame], results: PairResults, known: Te
         # what stands still and is matched so closely needs no word on its depth, least of all a wrong one
         lens = replace(lens, depth_sigma=FREE, depth_sigma_limits=(FREE, FREE), least_pixel_error=FLOW_PIXELS)
         subsample = min(subsample, FLOW_SUBSAMPLE)
+    elif _by_flow(task):  # close matches of a thing that bends are met by any focal length but the right one
+        lens = replace(lens, refine_focal=False)
     settings = AlignmentConfig(
         config.alignment, subsample, fusions=config.fusions, bundle=lens, optimise_depth=config.optimise_depth,
         depth_rank=config.depth_rank,
