@@ -29,7 +29,7 @@ from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.region_flow import Regions, Seeds, Where, from_seeds, seed_matches, textured_shares
-from dyn4d.geometry.resting import outline_ratios, resting_scale
+from dyn4d.geometry.resting import outline_ratios, path_scale, resting_scale
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
 from dyn4d.geometry.view_depth import ViewDepth
 from dyn4d.geometry.weights import load_pair_network
@@ -305,8 +305,13 @@ def _by_itself(task: _Task, placed: _Placed, around: ViewDepth) -> _Placed:
     if not said:
         return placed
     network = float(np.median(said))
-    scale, rests = resting_scale(ratios, network)
-    what = "rests on what is around it" if rests else "touches nothing: the network's word holds"
+    if _background_shows(task)[0]:
+        scale, rests = resting_scale(ratios, network)
+        what = "rests on what is around it" if rests else "touches nothing: the network's word holds"
+    else:
+        scale = _path_scale(clip, lens, own)
+        what = "moves most plainly so" if math.isfinite(scale) else "shows nothing of it: the network's word holds"
+        scale = scale if math.isfinite(scale) else network
     # frames that the object's alignment leaves out keep what the network says, in the same unit
     rest = placed.seen.times(scale / network)
     mine = own.times(scale)
@@ -317,6 +322,25 @@ def _by_itself(task: _Task, placed: _Placed, around: ViewDepth) -> _Placed:
     )  # fmt: skip
     note = f"mast3r: the object is {scale / network:.2f} times as far as the network says: it {what}"
     return replace(placed, object=chosen, notes=(note,))
+
+
+def _path_scale(clip: Clip, lens: Camera, own: ViewDepth) -> float:
+    """See `path_scale`; of the frames whose camera and object are known."""
+    rows, arms = [], []
+    for row in torch.nonzero(lens.registered).squeeze(-1).tolist():
+        depth = own.picture(row)[0]
+        y, x = np.nonzero((depth > 0) & np.asarray(clip.masks[row], dtype=bool))
+        if not len(y):
+            continue
+        K, pose = lens.K[row].numpy(), lens.world_from_cam[row].numpy()
+        z = depth[y, x]
+        seen = (x + 0.5 - K[0, 2]) / K[0, 0] * z, (y + 0.5 - K[1, 2]) / K[1, 1] * z, z
+        rows.append(row)
+        arms.append(pose[:3, :3] @ np.array([np.median(axis) for axis in seen]))
+    if not rows:
+        return math.nan
+    centres = lens.world_from_cam[rows, :3, 3].numpy()
+    return path_scale(centres, np.array(arms), clip.timeline.times[clip.frames[rows]])
 
 
 def _look(task: _Task, frames: list[PairFrame]) -> PairResults:

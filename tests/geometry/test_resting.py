@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dyn4d.geometry.resting import beside, outline_ratios, resting_scale
+from dyn4d.geometry.resting import beside, outline_ratios, path_scale, resting_scale
 
 HEIGHT = WIDTH = 160
 FOCAL = 220.0
@@ -60,3 +60,17 @@ def test_nothing_to_see_leaves_the_networks_word() -> None:
     for parts in ((empty, around, own), (mask, 0 * around, own), (mask, around, 0 * own)):
         assert len(outline_ratios(*parts)) == 0
     assert resting_scale([np.zeros(0)], 2.0) == (2.0, False) and resting_scale([], 2.0) == (2.0, False)
+
+
+def test_a_path_through_the_world_is_plain_at_the_right_size_only() -> None:
+    times = np.linspace(0, 1, 40)
+    angle = 0.7 * times
+    cameras = np.stack([3 * np.sin(angle), -3 * np.cos(angle), 0.3 * np.sin(9 * times)], 1)
+    path = np.stack([1.2 * times, 0.3 * times**2, 0.02 * np.sin(40 * times)], 1)
+    for unit in (1.0, 0.25, 4.0):
+        assert path_scale(cameras, (path - cameras) * unit, times) * unit == pytest.approx(1, abs=0.05)
+    still = np.repeat(cameras[:1], 40, 0)
+    assert np.isnan(path_scale(still, path - still, times))  # a camera that does nothing says nothing
+    straight = np.stack([times, 2 * times, 0 * times], 1)
+    assert np.isnan(path_scale(straight, path - straight, times))
+    assert np.isnan(path_scale(cameras[:4], (path - cameras)[:4], times[:4]))
