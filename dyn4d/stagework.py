@@ -91,7 +91,7 @@ def geometry(ctx: StageContext) -> None:
     """Cameras, points of every frame, and matches between frames."""
     from dyn4d.geometry.consistency import check_views
     from dyn4d.geometry.dense_output import write_dense
-    from dyn4d.geometry.region_flow import Regions, Seeds
+    from dyn4d.geometry.region_flow import Regions, Seeds, finds_seeds_again
     from dyn4d.geometry.sources import choose_source, solve_geometry
     from dyn4d.io import artifacts
     from dyn4d.io.cameras_json import write_cameras
@@ -99,11 +99,12 @@ def geometry(ctx: StageContext) -> None:
     config: Config = ctx.config
     clip = open_clip(config)
     ctx.state.update(licences=[])
-    by_flow = choose_source(clip, config.geometry) == "mast3r" and config.matching.matcher == "flow"
-    first = Seeds.of(Regions(replace(clip, depth=None), "object")) if by_flow else None
+    shared = config.matching.matcher == "flow" and finds_seeds_again(config.matching)
+    shared = shared and choose_source(clip, config.geometry) == "mast3r"  # which may let these matches hold the frames
+    first = Seeds.of(Regions(replace(clip, depth=None), "object")) if shared else None
     matches = find_matches(ctx, clip, first)
     found = solve_geometry(
-        clip, config.geometry, config.seed, matching=config.matching, matches=matches if by_flow else None,
+        clip, config.geometry, config.seed, matching=config.matching, matches=matches if shared else None,
         device=device_of(config), progress=ctx.progress, cache=ctx.scratch / "geometry",
     )  # fmt: skip
     found, rigidity = check_views(clip, found, config.geometry, ctx.progress)

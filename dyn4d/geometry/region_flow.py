@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,6 +98,7 @@ class Seeds:
 
     regions: Regions
     spacing: float
+    _places: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(regions: Regions, count: int = SEEDS) -> Seeds:
@@ -110,6 +111,14 @@ class Seeds:
         return len(self.regions)
 
     def __getitem__(self, row: int) -> np.ndarray:
+        if row not in self._places:  # every pair of frames asks
+            self._places[row] = self._find(row)
+        out = np.zeros((self.regions.clip.height, self.regions.clip.width), dtype=bool)
+        out[self._places[row]] = True
+        return out
+
+    def _find(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows and columns."""
         texture = self.regions.texture(row)
         y, x = np.nonzero(texture)
         cell_y, cell_x = np.floor((y + 0.5) / self.spacing), np.floor((x + 0.5) / self.spacing)
@@ -117,9 +126,12 @@ class Seeds:
         order = np.lexsort((off, cell_x, cell_y))  # cell by cell, those nearest its middle first
         cells = (cell_y * (texture.shape[1] + 1) + cell_x)[order]
         chosen = order[np.unique(cells, return_index=True)[1]]
-        out = np.zeros_like(texture)
-        out[y[chosen], x[chosen]] = True
-        return out
+        return y[chosen], x[chosen]
+
+
+def finds_seeds_again(matching: MatchingConfig) -> bool:
+    """Are all the frames that `pose_matching` names matched anyway?"""
+    return all(gap <= matching.window or gap in matching.strides for gap in (1, *GAPS))
 
 
 def seed_matches(

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import io
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
+
+if sys.platform == "win32":
+    pytest.skip("the browser is driven over a pipe of POSIX", allow_module_level=True)
+import fcntl
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SOFTWARE = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
@@ -24,6 +29,13 @@ SOFTWARE = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 
 def find_chromium() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+NEEDS_BROWSER = [
+    pytest.mark.external,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine"),
+]
 
 
 class Browser:

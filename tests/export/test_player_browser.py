@@ -1,27 +1,18 @@
 """The page in a headless Chromium: what it draws is what our renderer draws, and its buttons do what they say."""
 
 import re
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from headless import NEEDS_BROWSER, SOFTWARE, Browser
 from player_scenes import FRAMES, result
 
 from dyn4d.export.player import write_player
 from dyn4d.export.renders import render_cloud, to_uint8
 from dyn4d.gaussians.warp import move_cloud
 
-if sys.platform == "win32":
-    pytest.skip("the browser is driven over a pipe of POSIX", allow_module_level=True)
-
-from headless import SOFTWARE, Browser, find_chromium
-
-pytestmark = [
-    pytest.mark.external,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine"),
-]
+pytestmark = NEEDS_BROWSER
 WIDTH, HEIGHT = 160, 120
 PLAIN = "camera=input&ui=0&bg=808080&sharp=1"
 GREY = (128 / 255,) * 3

@@ -1,24 +1,14 @@
 """The report on a phone: nothing is wider than the screen, and no column is a letter wide."""
 
-import sys
 import time
 
 import numpy as np
-import pytest
+from headless import NEEDS_BROWSER, Browser
 
 from dyn4d.export.report import FramePictures, ReportContent, build_html
 from dyn4d.export.story import Story
 
-if sys.platform == "win32":
-    pytest.skip("the browser is driven over a pipe of POSIX", allow_module_level=True)
-
-from headless import Browser, find_chromium
-
-pytestmark = [
-    pytest.mark.external,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="no chromium on this machine"),
-]
+pytestmark = NEEDS_BROWSER
 PHONE = 390
 
 

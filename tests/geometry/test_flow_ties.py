@@ -17,7 +17,7 @@ from dyn4d.core.types import Clip, Correspondences, Timeline
 from dyn4d.geometry.alignment import AlignmentConfig, align
 from dyn4d.geometry.flow_ties import with_matches
 from dyn4d.geometry.pair_results import PairResultList
-from dyn4d.geometry.region_flow import Regions, Seeds, by_pairs, from_seeds
+from dyn4d.geometry.region_flow import Regions, Seeds, by_pairs, finds_seeds_again, from_seeds
 from dyn4d.geometry.reprojection import make_directions
 from dyn4d.geometry.sparse_problem import condense
 from dyn4d.io.clips import load_clip
@@ -185,3 +185,10 @@ def test_matches_of_chosen_pixels_stay_when_others_go() -> None:
     kept = from_seeds(seeds, few)
     assert starts(kept, 0, 1) <= {(i + 0.5, j + 0.5) for j, i in zip(*np.nonzero(seeds[0]))}
     assert not starts(kept, 2, 0)  # two frames apart is none of the gaps
+
+
+def test_seeds_are_found_again_only_where_their_frames_are_matched() -> None:
+    assert finds_seeds_again(MatchingConfig())
+    assert not finds_seeds_again(MatchingConfig(window=3, strides=(8, 16)))
+    assert not finds_seeds_again(MatchingConfig(window=6, strides=(8,)))
+    assert finds_seeds_again(MatchingConfig(window=1, strides=(4, 8, 16)))
