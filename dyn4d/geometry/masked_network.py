@@ -6,8 +6,9 @@ one's camera, confidences, descriptors. What differs helps a small network:
 - the mask is an input, and colours outside it are removed: the background cannot have an influence;
 - so is the direction that each pixel looks in, by the lens if that is known, else by a usual one;
 - patches are embedded by convolutions (Xiao et al., "Early Convolutions Help Transformers See Better", NeurIPS 2021),
-  whose finer maps go to the head too;
-- one decoder and one head serve both sides, told apart by a learnt vector;
+  whose finer maps go to the head too, and which do most of the work: on the same processor time they teach as much as
+  more attention, by fewer and cheaper blocks;
+- one decoder and one head serve both sides, which nothing tells apart: what is said of a pair serves it turned too;
 - a point lies on its pixel's ray, so that the head says a depth for each pixel, and of each view one factor of the
   focal length; the second view's points are brought to the first camera by one motion, which the descriptors of both
   say (`soft_motion`) and its tokens correct.
@@ -24,8 +25,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dyn4d.geometry.heads import ResidualUnit, ViewPrediction, to_confidence, to_descriptors
-from dyn4d.geometry.network import EncodedImages, PairNetwork, ViewHints
+from dyn4d.core.types import PairPrediction
+from dyn4d.geometry.heads import ViewPrediction, to_confidence, to_descriptors
+from dyn4d.geometry.network import EncodedImages, PairNetwork, ViewHints, pair_prediction
 from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.geometry.soft_motion import ViewCells, motion_between
 from dyn4d.geometry.transformer import DecoderBlock, EncoderBlock, patch_positions
@@ -42,23 +44,40 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(channels // 24, 1) if channels % max(channels // 24, 1) == 0 else 1, channels)
 
 
-class Stem(nn.Module):
-    """Inputs (B, 7, H, W) → maps at 1/2, 1/4 and 1/8, and tokens' map at 1/16 of the size."""
+class NormedUnit(nn.Module):
+    """x + conv2(gelu(conv1(norm x)))."""
 
-    def __init__(self, widths: tuple[int, int, int], out: int) -> None:
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = _norm(dim)
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.gelu(self.conv1(self.norm(x))))
+
+
+def _units(dim: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(NormedUnit(dim) for _ in range(count)))
+
+
+class Stem(nn.Module):
+    """Inputs (B, 13, H, W) → maps at 1/2, 1/4 and 1/8, and tokens' map at 1/16 of the size."""
+
+    def __init__(self, widths: tuple[int, int, int], out: int, units: tuple[int, int]) -> None:
         super().__init__()
         half, quarter, eighth = widths
         self.to_half = nn.Sequential(nn.Conv2d(INPUTS, half, 5, 2, 2), _norm(half), nn.GELU())
         self.to_quarter = nn.Sequential(nn.Conv2d(half, quarter, 3, 2, 1), _norm(quarter), nn.GELU())
-        self.unit_quarter = ResidualUnit(quarter)
+        self.unit_quarter = NormedUnit(quarter)
         self.to_eighth = nn.Sequential(nn.Conv2d(quarter, eighth, 3, 2, 1), _norm(eighth), nn.GELU())
-        self.unit_eighth = ResidualUnit(eighth)
-        self.to_tokens = nn.Conv2d(eighth, out, 3, 2, 1)
+        self.units_eighth = _units(eighth, units[0])
+        self.to_tokens = nn.Sequential(nn.Conv2d(eighth, out, 3, 2, 1), _units(out, units[1]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         half = self.to_half(x)
         quarter = self.unit_quarter(self.to_quarter(half))
-        eighth = self.unit_eighth(self.to_eighth(quarter))
+        eighth = self.units_eighth(self.to_eighth(quarter))
         return half, quarter, eighth, self.to_tokens(eighth)
 
 
@@ -78,7 +97,7 @@ class LocalHead(nn.Module):
         self.from_quarter = nn.Conv2d(quarter, LOCAL, 1)
         self.from_eighth = nn.Conv2d(eighth, LOCAL, 1)
         self.from_pair = nn.Conv2d(config.fusion_dim, LOCAL, 1)
-        self.unit = ResidualUnit(LOCAL)
+        self.unit = NormedUnit(LOCAL)
         self.out = nn.Conv2d(LOCAL, self.numbers * 4, 1)
         with torch.no_grad():  # the four pixels of a place begin alike
             self.out.weight.copy_(self.out.weight[::4].repeat_interleave(4, 0))
@@ -102,12 +121,12 @@ class RayHead(nn.Module):
         self.config = config
         dec, wide = config.dec_embed_dim, config.fusion_dim
         self.from_tokens = nn.Conv2d(config.enc_embed_dim + dec, 2 * wide, 1)
-        self.coarse = ResidualUnit(2 * wide)
+        self.coarse = NormedUnit(2 * wide)
         self.narrow = nn.Conv2d(2 * wide, wide, 1)
         self.from_eighth = nn.Conv2d(config.stem[2], 2 * wide, 1)
-        self.middle = ResidualUnit(2 * wide)
+        self.middle = _units(2 * wide, config.stem_units[0])
         self.from_quarter = nn.Conv2d(config.stem[1], wide, 1)
-        self.fine = nn.Sequential(ResidualUnit(wide), ResidualUnit(wide))
+        self.fine = _units(wide, 2)
         self.to_shape = nn.Conv2d(wide, 2 * 16, 1)
         self.local = LocalHead(config)
         self.vote = nn.Sequential(nn.LayerNorm(dec, eps=1e-6), nn.Linear(dec, dec), nn.GELU(), nn.Linear(dec, 10))
@@ -196,19 +215,17 @@ class MaskedPairNetwork(PairNetwork):
 
     def _build(self, config: PairNetworkConfig) -> None:
         enc, dec = config.enc_embed_dim, config.dec_embed_dim
-        self.stem = Stem(config.stem, enc)
+        self.stem = Stem(config.stem, enc, config.stem_units)
         self.enc_blocks = nn.ModuleList(
             EncoderBlock(enc, config.enc_num_heads, config.mlp_ratio) for _ in range(config.enc_depth)
         )
         self.enc_norm = nn.LayerNorm(enc, eps=1e-6)
         self.decoder_embed = nn.Linear(enc, dec)
-        self.side = nn.Parameter(torch.zeros(2, dec))
         self.dec_blocks = nn.ModuleList(
             DecoderBlock(dec, config.dec_num_heads, config.mlp_ratio) for _ in range(config.dec_depth)
         )
         self.dec_norm = nn.LayerNorm(dec, eps=1e-6)
         self.head = RayHead(config)
-        nn.init.normal_(self.side, std=0.5)
 
     def encode(self, image: Tensor, hints: ViewHints | None = None) -> EncodedImages:
         self._check_image(image)
@@ -233,30 +250,43 @@ class MaskedPairNetwork(PairNetwork):
         rotation_a = self._rotation(a.positions, "dec")
         if a.grid == b.grid:  # both sides in one batch
             count = len(a)
-            x = self.decoder_embed(torch.cat([a.tokens, b.tokens])) + self.side.repeat_interleave(count, 0)[:, None]
+            x = self.decoder_embed(torch.cat([a.tokens, b.tokens]))
             for block in self.dec_blocks:
                 x = block(x, torch.cat([x[count:], x[:count]]), rotation_a, rotation_a)
             x = self.dec_norm(x)
             return [a.tokens, x[:count]], [b.tokens, x[count:]]
         rotation_b = self._rotation(b.positions, "dec")
-        x, y = self.decoder_embed(a.tokens) + self.side[0], self.decoder_embed(b.tokens) + self.side[1]
+        x, y = self.decoder_embed(a.tokens), self.decoder_embed(b.tokens)
         for block in self.dec_blocks:
             x, y = block(x, y, rotation_a, rotation_b), block(y, x, rotation_b, rotation_a)
         return [a.tokens, self.dec_norm(x)], [b.tokens, self.dec_norm(y)]
 
-    def _views(self, a: EncodedImages, b: EncodedImages) -> tuple[ViewPrediction, ViewPrediction]:
+    def _both(self, a: EncodedImages, b: EncodedImages) -> tuple[tuple[ViewPrediction, Tensor], ...]:
+        """Both views in their own cameras, and what each one's tokens say of its motion to the other."""
         side_a, side_b = self.decode(a, b)
         with torch.autocast(self.device.type, enabled=False):
             if a.grid == b.grid:
-                views, said = self.head(
-                    EncodedImages.concatenate(a, b).float(), torch.cat([side_a[-1], side_b[-1]]).float()
-                )
-                first, second, said = views.rows(slice(0, len(a))), views.rows(slice(len(a), None)), said[len(a) :]
-            else:
-                first, _ = self.head(a.float(), side_a[-1].float())
-                second, said = self.head(b.float(), side_b[-1].float())
-            masks = b.maps[0][:, 2].float(), a.maps[0][:, 2].float()
-            return first, replace(second, points=self.head.bring(second, first, masks, said))
+                tokens = torch.cat([side_a[-1], side_b[-1]]).float()
+                views, said = self.head(EncodedImages.concatenate(a, b).float(), tokens)
+                return tuple((views.rows(part), said[part]) for part in (slice(0, len(a)), slice(len(a), None)))
+            return self.head(a.float(), side_a[-1].float()), self.head(b.float(), side_b[-1].float())
+
+    def _brought(
+        self, view: ViewPrediction, other: ViewPrediction, of: EncodedImages, to: EncodedImages, said: Tensor
+    ) -> ViewPrediction:
+        """A view with its points in the other one's camera."""
+        with torch.autocast(self.device.type, enabled=False):
+            masks = of.maps[0][:, 2].float(), to.maps[0][:, 2].float()
+            return replace(view, points=self.head.bring(view, other, masks, said))
+
+    def _views(self, a: EncodedImages, b: EncodedImages) -> tuple[ViewPrediction, ViewPrediction]:
+        (first, _), (second, said) = self._both(a, b)
+        return first, self._brought(second, first, b, a, said)
+
+    def predict_symmetric(self, a: EncodedImages, b: EncodedImages) -> tuple[PairPrediction, PairPrediction]:
+        (first, said_a), (second, said_b) = self._both(a, b)
+        there = pair_prediction(first, self._brought(second, first, b, a, said_b))
+        return there, pair_prediction(second, self._brought(first, second, a, b, said_a))
 
 
 def usual_hints(image: Tensor) -> ViewHints:

@@ -219,7 +219,7 @@ class PairNetwork(nn.Module):
 
     def predict_encoded(self, a: EncodedImages, b: EncodedImages) -> PairPrediction:
         """`predict_pair` for pictures that were encoded before."""
-        return _pair(*self._views(a, b))
+        return pair_prediction(*self._views(a, b))
 
     def predict_symmetric(self, a: EncodedImages, b: EncodedImages) -> tuple[PairPrediction, PairPrediction]:
         """The pairs (a, b) and (b, a), decoded in one batch where the pictures have one size."""
@@ -227,10 +227,12 @@ class PairNetwork(nn.Module):
             return self.predict_encoded(a, b), self.predict_encoded(b, a)
         first, second = self._views(EncodedImages.concatenate(a, b), EncodedImages.concatenate(b, a))
         there, back = slice(0, len(a)), slice(len(a), None)
-        return _pair(first.rows(there), second.rows(there)), _pair(first.rows(back), second.rows(back))
+        ab, ba = (pair_prediction(first.rows(rows), second.rows(rows)) for rows in (there, back))
+        return ab, ba
 
 
-def _pair(a: ViewPrediction, b: ViewPrediction) -> PairPrediction:
+def pair_prediction(a: ViewPrediction, b: ViewPrediction) -> PairPrediction:
+    """Of two views whose points are both in a's camera."""
     return PairPrediction(
         points_a=a.points, points_b_in_a=b.points, conf_a=a.conf, conf_b=b.conf,
         desc_a=a.desc, desc_b=b.desc, desc_conf_a=a.desc_conf, desc_conf_b=b.desc_conf,

@@ -39,8 +39,8 @@ class PairNetworkConfig:
         two_confs: do the descriptors have a confidence of their own?
         dpt_layer_dims, dpt_feature_dim, dpt_head_dims: channels of the DPT head: of the four reassembled maps, of their
             fusion, and of the two convolutions that make the output.
-        stem, fusion_dim: of "rays" alone: channels of the convolutions at 1/2, 1/4 and 1/8 of the size, and of its
-            head.
+        stem, stem_units, fusion_dim: of "rays" alone: channels of the convolutions at 1/2, 1/4 and 1/8 of the size,
+            pairs of convolutions at 1/8 and 1/16, channels of its head.
     """
 
     head_type: str = "dpt"
@@ -63,6 +63,7 @@ class PairNetworkConfig:
     dpt_feature_dim: int = 256
     dpt_head_dims: tuple[int, int] = (128, 128)
     stem: tuple[int, int, int] = (0, 0, 0)
+    stem_units: tuple[int, int] = (1, 0)
     fusion_dim: int = 0
 
     def __post_init__(self) -> None:

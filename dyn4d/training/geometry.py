@@ -72,7 +72,8 @@ def network_config(sizes: NetworkSizes, size: int) -> PairNetworkConfig:
     return PairNetworkConfig(
         head_type="rays", desc_dim=sizes.descriptor, two_confs=True, enc_embed_dim=sizes.width,
         enc_depth=sizes.encoder, enc_num_heads=sizes.heads, dec_embed_dim=sizes.width, dec_depth=sizes.decoder,
-        dec_num_heads=sizes.heads, img_size=(size, size), stem=sizes.stem, fusion_dim=sizes.fusion,
+        dec_num_heads=sizes.heads, img_size=(size, size), stem=sizes.stem, stem_units=sizes.units,
+        fusion_dim=sizes.fusion,
     )  # fmt: skip
 
 
@@ -149,9 +150,9 @@ def geometry_losses(
     predictions: tuple[PairPrediction, PairPrediction], batch: Batch, config: GeometryTraining, temperature: float
 ) -> dict[str, Tensor]:
     """Losses by name: MASt3R's, with distances counted in sizes of the object rather than distances from the camera."""
-    points = matches = relief = distance = torch.zeros((), device=batch.images.device)
-    turned = MatchTargets(batch.matches.xy_b, batch.matches.xy_a, batch.matches.valid)
-    for said, truth, targets in zip(predictions, (batch.there, batch.back), (batch.matches, turned)):
+    points = relief = distance = torch.zeros((), device=batch.images.device)
+    matches = matching_loss(predictions[0], batch.matches, temperature=temperature)  # turned, it is the same
+    for said, truth in zip(predictions, (batch.there, batch.back)):
         weight = _relief(truth)[:, None, None]
         plain = pointmap_regression(said, truth)
         losses = PixelLosses(plain[0].value * weight, plain[0].counted), PixelLosses(plain[1].value * weight,
@@ -159,7 +160,6 @@ def geometry_losses(
         points = points + confidence_loss(said, losses, alpha=config.alpha) / 2
         relief = relief + relief_loss(said.points_a[..., 2], truth.points_a[..., 2], truth.valid_a, weight) / 2
         distance = distance + (losses[0].mean() + losses[1].mean()).detach() / 4
-        matches = matches + matching_loss(said, targets, temperature=temperature) / 2
     return {"points": points, "matches": config.match_weight * matches, "relief": config.relief_weight * relief,
             "distance": distance}  # fmt: skip
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class ObjectPairs:
     """How pairs of frames are made. Lengths are pixels of the views unless they are said to be shares."""
 
-    size: int = 160
+    size: int = 144
     """Side of the square views in pixels, a multiple of 16."""
-    first_size: int = 112
+    first_size: int = 96
     """The same at first, see `training.growth`: smaller views teach more a second."""
     bodies: int = 3000
     """Bodies that the samples go through, each in many poses, paints and lights."""
@@ -66,15 +66,17 @@ class NetworkSizes:
 
     stem: tuple[int, int, int] = (24, 48, 96)
     """Channels of the convolutions at 1/2, 1/4 and 1/8 of the size."""
-    width: int = 256
+    units: tuple[int, int] = (2, 2)
+    """Pairs of convolutions at 1/8 and at 1/16 of the size."""
+    width: int = 192
     """Of the tokens, in encoder and decoder."""
-    encoder: int = 6
+    encoder: int = 3
     """Blocks of the encoder."""
-    decoder: int = 4
+    decoder: int = 3
     """Blocks of the decoder, which both sides share."""
-    heads: int = 4
+    heads: int = 3
     """Attention heads."""
-    fusion: int = 48
+    fusion: int = 32
     """Channels of the head at 1/4 of the size."""
     descriptor: int = 24
     """Numbers in a descriptor."""
@@ -85,6 +87,8 @@ class NetworkSizes:
                 raise ValueError(f"training.network.{name}: {getattr(self, name)}; wanted at least 1")
         if min(self.stem) < 1:
             raise ValueError(f"training.network.stem: {self.stem}; wanted numbers from 1")
+        if self.units[0] < 1 or self.units[1] < 0:
+            raise ValueError(f"training.network.units: {self.units}; wanted a number from 1 and one from 0")
         if self.width % (4 * self.heads):
             raise ValueError(
                 f"training.network.width: {self.width}; wanted a multiple of four times the attention heads"
@@ -98,13 +102,13 @@ class GeometryTraining:
     A sample is two frames of an object that moves, looked at in both orders.
     """
 
-    samples: int = 20_000
+    samples: int = 30_000
     """Samples in the whole training; the learning rate falls to nothing over them."""
     seed: int = 0
     """Of the first weights and of all samples."""
     batch: int = 4
     """Samples in a step."""
-    growth: float = 0.5
+    growth: float = 0.7
     """Share of the training whose views are of `training.data.first_size`."""
     rate: float = 8e-4
     """Learning rate at its highest."""

@@ -173,9 +173,9 @@ def test_weights_come_back_with_their_configuration_and_terms(network: PairNetwo
 
 def test_damage_is_named(network: PairNetwork, tmp_path: Path) -> None:
     tensors = dict(network.state_dict())
-    tensors.pop("side")
+    tensors.pop("decoder_embed.bias")
     save_own_weights(tmp_path / "less.safetensors", TINY, tensors)
-    with pytest.raises(InputError, match=r"side\) missing"):
+    with pytest.raises(InputError, match=r"decoder_embed.bias\) missing"):
         load_pair_network(tmp_path / "less.safetensors")
     whole = tmp_path / "whole.safetensors"
     save_own_weights(whole, TINY, network.state_dict())
