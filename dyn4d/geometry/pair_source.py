@@ -29,8 +29,9 @@ from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.region_flow import Regions, Seeds, Where, from_seeds, seed_matches, textured_shares
-from dyn4d.geometry.resting import outline_ratios, path_scale, resting_scale
+from dyn4d.geometry.resting import Surroundings, outline_ratios, path_scale, resting_scale
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
+from dyn4d.geometry.triangulation import triangulate
 from dyn4d.geometry.view_depth import ViewDepth
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.readers import LazyFrames
@@ -242,7 +243,7 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     config = task.config
     frames = clip_pair_frames(task.clip, config.pairs)
     results = _look(task, frames)
-    found = _align(task, frames, results, known, "object")
+    found = _align(task, frames, results, known, "object", _flow(task, "object"))
     stays = known is not None and config.poses == "given" and len(frames) > 1
     off = matches_off(frames, results, found) if stays else math.nan
     return _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
@@ -262,7 +263,8 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     still = [replace(f, kept=back) for f, back in zip(frames, background)]
     rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
     twice = rows if len(rows) > 1 else (*rows, *rows)
-    found = _align(task, still, _Restricted(results, twice), known, "background")
+    flow = _flow(task, "background")
+    found = _align(task, still, _Restricted(results, twice), known, "background", flow)
     own, confs = [], []
     views = canonical_views(frames if len(frames) > 1 else [*frames, *frames], results, subsample=config.subsample)
     for frame, view in zip(frames, views):
@@ -277,28 +279,29 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     scale = neighbour_scales(scale)  # frames that are all object have no background to tell
     seen = ViewDepth.of_kept(frames, [depth * s for depth, s in zip(own, scale)], confs)
     placed = _Placed(found, seen)
-    if not _by_flow(task) or len(frames) < 2:
+    if flow is None:
         return placed
-    around = ViewDepth.of_kept(still, list(found.depth), list(found.conf))
     try:
-        return _by_itself(task, placed, around)
+        return _by_itself(task, placed, flow)
     except Dyn4DError as error:
         return replace(placed, notes=(f"mast3r: the object's own alignment says nothing: {error}",))
 
 
-def _by_itself(task: _Task, placed: _Placed, around: ViewDepth) -> _Placed:
+def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     """With the object's depth as it follows from the object alone, all frames together: what of its motion is rigid
     tells how its distance changes. How large it is then, one factor for the clip, its surroundings tell
-    (`resting_scale`)."""
+    (`resting_scale`). flow: of the background."""
     clip = task.clip
     lens = _clip_cameras(clip, placed)
     alone = replace(task, clip=replace(clip, cameras=replace(lens, world_from_cam=lens.world_from_cam * math.nan)))
     own = _on_object(alone, None).seen
+    measured = triangulate(flow, lens)
     ratios, said = [], []
     for row in range(len(clip)):
         mask = np.asarray(clip.masks[row], dtype=bool)
         depth, whole = own.picture(row)[0], placed.seen.picture(row)[0]
-        ratios.append(outline_ratios(mask, around.picture(row)[0], depth))
+        if bool(lens.registered[row]):
+            ratios.append(outline_ratios(mask, Surroundings.of(measured, lens, row, mask), depth))
         both = mask & (depth > 0) & (whole > 0)
         if both.any():
             said.append(float(np.median(whole[both] / depth[both])))
@@ -352,8 +355,11 @@ def _look(task: _Task, frames: list[PairFrame]) -> PairResults:
     return PairResultList((result,))
 
 
-def _align(task: _Task, frames: list[PairFrame], results: PairResults, known: Tensor | None, where: Where) -> Alignment:
-    """`where`: what holds the cameras."""
+def _align(
+    task: _Task, frames: list[PairFrame], results: PairResults, known: Tensor | None, where: Where,
+    matches: Correspondences | None,
+) -> Alignment:  # fmt: skip
+    """`where`: what holds the cameras. matches: of the flow there, if it is to hold the frames."""
     config, progress = task.config, task.progress
     lens = BundleConfig(
         shared_intrinsics=config.focal == "shared", refine_principal_point=config.principal_point == "refine"
@@ -371,7 +377,6 @@ def _align(task: _Task, frames: list[PairFrame], results: PairResults, known: Te
     )  # fmt: skip
     fix = known is not None and config.poses == "given"
     if len(frames) > 1:
-        matches = _flow(task, where)
         return align(
             frames, results, settings, world_from_cam=known, fix_poses=fix, matches=matches, progress=progress
         )  # fmt: skip
@@ -394,7 +399,7 @@ def _by_flow(task: _Task) -> bool:
 
 def _flow(task: _Task, where: Where) -> Correspondences | None:
     """Matches of the optical flow on what holds the cameras; None where the network's own are to hold them."""
-    if not _by_flow(task):
+    if not _by_flow(task) or len(task.clip) < 2:
         return None
     regions = Regions(replace(task.clip, depth=None), where)
     seeds = Seeds.of(regions)

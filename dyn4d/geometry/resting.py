@@ -7,13 +7,23 @@ large; there a network's word of both together is a better one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
+import torch
 
-REACH = 8.0  # px of a picture of 256 pixels: standard deviation of what is looked at beside an outline
-LEAST_SUPPORT = 0.02  # share of that which has to be known surroundings
+from dyn4d.core.types import Camera
+from dyn4d.geometry.triangulation import SeenAgain
+
+REACH = 6.0  # px of a picture of 256 pixels: standard deviation of what is looked at beside an outline
+SPAN = 8  # frames before and after, whose measured pixels count too: the surroundings stand still
+CLOSE = 0.05  # of its depth: what is known worse says nothing
+EXACT = 0.01  # of its depth: what is known better counts no more
+LEAST_SUPPORT = 0.5  # measured pixels, weighted, near a pixel of the outline
 TOUCHES = 0.015  # share of an outline that touches something, at the least
-TIGHTEST = 0.2  # each frame says how large the object is at the most; this share of them may say too little
+TIGHTEST = 0.5  # each frame says how large the object is at the most; this share of them may say too little
+MOST_OUTLINE = 1000  # pixels of it that are asked
 LEAST_OUTLINE = 20  # pixels
 DEGREE = 2  # of the curve that an object's path is like
 LEAST_FRAMES = 8
@@ -21,52 +31,74 @@ ALIKE = 0.7  # correlation of what the camera does beside such a curve with what
 FLIES = 1.6  # by so much more than the network says the object is not made larger
 
 
-def beside(inverse: np.ndarray, known: np.ndarray, sigma: float) -> np.ndarray:
-    """(H, W) map carried on into what is unknown of it, linearly: weighted regression around each pixel, weights
-    falling with the distance as a Gaussian. NaN where too little is near.
+@dataclass(frozen=True)
+class Surroundings:
+    """Pixels of one picture whose depth is known.
+
+    Attributes:
+        xy: (N, 2) px. inverse: (N,) inverse planar depth, which is linear in the picture on planes. weight: (N,).
+    """
+
+    xy: np.ndarray
+    inverse: np.ndarray
+    weight: np.ndarray
+
+    @staticmethod
+    def of(seen: SeenAgain, cameras: Camera, row: int, mask: np.ndarray) -> Surroundings:
+        """In the picture of a frame, out of what it and the frames around it measured outside its object.
+
+        Args:
+            seen: of the background. cameras: (T,) of the pictures. mask: (H, W) bool of the object in this one.
+        """
+        some = seen.close(CLOSE) & ((seen.frame - row).abs() <= SPAN)
+        frame, xy, depth = seen.frame[some], seen.xy[some], 1 / seen.inverse[some]
+        K, pose = cameras.K.double().cpu(), cameras.world_from_cam.double().cpu()
+        focal = K[frame].diagonal(dim1=-2, dim2=-1)[:, :2]
+        flat = (xy - K[frame, :2, 2]) / focal
+        points = torch.cat([flat, torch.ones_like(flat[:, :1])], 1) * depth[:, None]
+        world = torch.einsum("nij,nj->ni", pose[frame, :3, :3], points) + pose[frame, :3, 3]
+        here = ((world - pose[row, :3, 3]) @ pose[row, :3, :3]).numpy()
+        z = np.where(here[:, 2] > 0, here[:, 2], 1.0)
+        at = here[:, :2] / z[:, None] * K[row].diagonal()[:2].numpy() + K[row, :2, 2].numpy()
+        height, width = mask.shape
+        inside = (here[:, 2] > 0) & (at >= 0).all(1) & (at < [width, height]).all(1)
+        at, z, sigma = at[inside], z[inside], (seen.sigma * seen.inverse.reciprocal())[some].numpy()[inside]
+        column, line = at.astype(np.int64).T
+        free = ~mask[line, column]
+        weight = np.minimum(1.0, (EXACT / np.maximum(sigma[free], 1e-6)) ** 2)
+        return Surroundings(at[free], 1 / z[free], weight)
+
+    def beside(self, xy: np.ndarray, reach: float) -> np.ndarray:
+        """(M,) inverse depth carried on to pixels (M, 2), linearly: weighted regression around each, weights falling
+        with the distance as a Gaussian of `reach` px. NaN where too little is near."""
+        away = (self.xy[None] - xy[:, None]) / reach
+        weight = np.exp(-0.5 * (away**2).sum(-1)) * self.weight
+        terms = np.concatenate([np.ones_like(away[..., :1]), away], -1)
+        total = weight.sum(1)
+        matrix = np.einsum("mn,mni,mnj->mij", weight, terms, terms)
+        matrix += np.diag([1e-12, 1e-2, 1e-2]) * np.maximum(total, 1e-9)[:, None, None]
+        goal = np.einsum("mn,mni,n->mi", weight, terms, self.inverse)
+        good = total > LEAST_SUPPORT
+        out = np.full(len(xy), np.nan)
+        out[good] = np.linalg.solve(matrix[good], goal[good][..., None])[:, 0, 0]
+        return out
+
+
+def outline_ratios(mask: np.ndarray, around: Surroundings, own: np.ndarray) -> np.ndarray:
+    """(N,) depth of the surroundings beside pixels of an object's outline over the object's own.
 
     Args:
-        inverse: (H, W) inverse depth, which is linear on planes. known: (H, W) bool.
+        mask: (H, W) bool. around: of the same picture. own: (H, W) depth of the object in any unit, 0 = unknown.
     """
-    height, width = inverse.shape
-    y, x = np.mgrid[0:height, 0:width].astype(np.float64) / sigma
-    w, v = known.astype(np.float64), np.where(known, inverse, 0.0)
-
-    def blur(values: np.ndarray) -> np.ndarray:
-        return cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
-
-    # moments about each pixel itself, out of those about the picture's corner
-    s, sx, sy, sxx, sxy, syy = (blur(w * m) for m in (1.0, x, y, x * x, x * y, y * y))
-    t, tx, ty = (blur(v * m) for m in (1.0, x, y))
-    sxx, sxy, syy = sxx - 2 * x * sx + x * x * s, sxy - x * sy - y * sx + x * y * s, syy - 2 * y * sy + y * y * s
-    tx, ty = tx - x * t, ty - y * t
-    sx, sy = sx - x * s, sy - y * s
-    ridge = 1e-3 * s
-    sxx, syy = sxx + ridge, syy + ridge
-    # the constant of [s sx sy; sx sxx sxy; sy sxy syy] (c, a, b) = (t, tx, ty)
-    c0, c1, c2 = sxx * syy - sxy * sxy, sxy * sy - sx * syy, sx * sxy - sxx * sy
-    whole = s * c0 + sx * c1 + sy * c2
-    good = (s > LEAST_SUPPORT) & (whole > 1e-12)
-    value = (t * c0 + tx * c1 + ty * c2) / np.where(good, whole, 1.0)
-    return np.where(good, value, np.nan)
-
-
-def outline_ratios(mask: np.ndarray, around: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """(N,) depth of the surroundings beside each pixel of an object's outline over the object's own.
-
-    Args:
-        mask: (H, W) bool. around: (H, W) depth of the surroundings, 0 = unknown. own: (H, W) depth of the object in
-            any unit, 0 = unknown.
-    """
-    known = (around > 0) & ~mask
     inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)  # the picture's edge is none
-    outline = mask & (inside == 0) & (own > 0)
-    if not known.any() or not outline.any():
+    y, x = np.nonzero(mask & (inside == 0) & (own > 0))
+    if len(around.xy) == 0 or len(y) == 0:
         return np.zeros(0)
-    sigma = max(REACH * max(mask.shape) / 256, 2.0)
-    there = beside(np.where(known, 1 / np.where(known, around, 1.0), 0.0), known, sigma)[outline]
+    some = np.linspace(0, len(y) - 1, min(len(y), MOST_OUTLINE)).round().astype(int)
+    y, x = y[some], x[some]
+    there = around.beside(np.stack([x, y], 1) + 0.5, max(REACH * max(mask.shape) / 256, 2.0))
     good = there > 1e-9
-    return 1 / (there[good] * own[outline][good])
+    return 1 / (there[good] * own[y, x][good])
 
 
 def resting_scale(ratios: list[np.ndarray], said: float) -> tuple[float, bool]:
