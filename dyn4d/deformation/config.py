@@ -36,6 +36,8 @@ class DeformationConfig:
     time code a fifth."""
     robust: float = 0.01
     """Length, relative to the object's half size, beyond which a wrong correspondence stops pulling harder."""
+    depth_trust: float = 1.0
+    """Share of what a match is off by along the line of sight that counts, above 0 to 1."""
     isometry: float = 0.3
     """Weight of keeping distances between near-by points of a frame as they move."""
     silhouette: float = 0.3
@@ -58,6 +60,8 @@ class DeformationConfig:
         for name in ("steps", "tracks", "isometry", "silhouette", "smooth"):
             if getattr(self, name) < 0:
                 raise ValueError(f"deformation.{name} must not be negative, but is {getattr(self, name)}")
+        if not 0 < self.depth_trust <= 1:
+            raise ValueError(f"deformation.depth_trust must be above 0 and at most 1, not {self.depth_trust}")
         for name in ("lr", "robust", "time_scale", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"deformation.{name} must be above 0, not {getattr(self, name)}")

@@ -9,6 +9,11 @@ from dyn4d.core.robust import geman_mcclure
 from dyn4d.deformation.observations import Observations
 
 
+def less_along(off: Tensor, sight: Tensor, share: float) -> Tensor:
+    """Vectors (B, N, 3) with `share` of what they have along lines of sight (B, N, 3), of unit length."""
+    return off - (1 - share) * (off * sight).sum(-1, keepdim=True) * sight
+
+
 def transport_residual(moved: Tensor, target: Tensor, half_size: float, robust: float, reach: float | Tensor) -> Tensor:
     """Robust distance (B, N) between transported points (B, N, 3) and where they were matched to.
 

@@ -73,6 +73,8 @@ class FieldObjective:
         self.points = points.xyz
         self.seen = seen
         self.seen_there = seen.to(device)
+        view = self.seen_there.cam_from_world
+        self.centres = -torch.einsum("tji,tj->ti", view[:, :3, :3], view[:, :3, 3])
         self.times = times.float()
         self.half_size = half_size
         self.config = config
@@ -117,9 +119,11 @@ class FieldObjective:
         in_a, in_b, in_other, *in_three = rows.split([len(f) for f in frames])
         canonical = moments.to_canonical(source, in_a)
         at_b = moments.from_canonical(canonical, in_b)
-        transport = losses.transport_residual(
-            at_b[:, :size], batch.xyz_b.to(device), self.half_size, config.robust, reach.to(device)
-        )
+        target, moved = batch.xyz_b.to(device), at_b[:, :size]
+        if config.depth_trust < 1:
+            sight = torch.nn.functional.normalize(target - self.centres[batch.frame_b.to(device)][:, None], dim=-1)
+            moved = target + losses.less_along(moved - target, sight, config.depth_trust)
+        transport = losses.transport_residual(moved, target, self.half_size, config.robust, reach.to(device))
         transport = (transport * weight).sum() / weight.sum().clamp_min(1e-9)
 
         pair = torch.cat([canonical[:, :few], canonical[:, size:]], dim=1)
@@ -132,7 +136,11 @@ class FieldObjective:
         silhouette = None
         if trust.silhouettes:
             off_mask, in_front = losses.visual_residual(
-                at_other, other.to(device), self.seen_there, self.half_size, margin=2 * config.robust
+                at_other,
+                other.to(device),
+                self.seen_there,
+                self.half_size,
+                margin=2 * config.robust / config.depth_trust,
             )
             silhouette = (off_mask + in_front).mean()
         smooth = self._smooth(moments, canonical[:bends, :few].detach(), in_three)

@@ -21,6 +21,7 @@ from dyn4d.geometry.alignment_result import neighbour_scales
 from dyn4d.geometry.bundle import BundleConfig
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.measured_relief import MeasuredDepth, through_matches
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.own_weights import NAME
 from dyn4d.geometry.pair_agreement import matches_off
@@ -82,7 +83,7 @@ class _Placed:
 
     alignment: Alignment
     seen: ViewDepth
-    object: ViewDepth | None = None
+    object: MeasuredDepth | None = None
     off: float = math.nan
     notes: tuple[str, ...] = ()
 
@@ -243,10 +244,29 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     config = task.config
     frames = clip_pair_frames(task.clip, config.pairs)
     results = _look(task, frames)
-    found = _align(task, frames, results, known, "object", _flow(task, "object"))
+    flow = _flow(task, "object")
+    found = _align(task, frames, results, known, "object", flow)
     stays = known is not None and config.poses == "given" and len(frames) > 1
     off = matches_off(frames, results, found) if stays else math.nan
-    return _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
+    placed = _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
+    if flow is None or stays:
+        return placed
+    said = ViewDepth.of_kept(frames, *_network_depth(frames, results, config.subsample))
+    seen = through_matches(said, placed.seen, task.clip.masks, flow, _clip_cameras(task.clip, placed))
+    return replace(placed, object=seen)
+
+
+def _network_depth(frames: list[PairFrame], results: PairResults, subsample: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Depth and confidence of the kept pixels of each frame in its own unit, NaN = none, as all its pairs say it."""
+    views = canonical_views(frames if len(frames) > 1 else [*frames, *frames], results, subsample=subsample)
+    depths, confs = [], []
+    for frame, view in zip(frames, views):
+        depth = torch.full((frame.kept.size,), torch.nan, dtype=torch.float64)
+        conf = torch.zeros_like(depth)
+        depth[view.pixels], conf[view.pixels] = view.points[:, 2], view.conf.double()
+        depths.append(depth[frame.pixels])
+        confs.append(conf[frame.pixels])
+    return depths, confs
 
 
 def _on_background(task: _Task, known: Tensor | None) -> _Placed:
@@ -265,14 +285,7 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     twice = rows if len(rows) > 1 else (*rows, *rows)
     flow = _flow(task, "background")
     found = _align(task, still, _Restricted(results, twice), known, "background", flow)
-    own, confs = [], []
-    views = canonical_views(frames if len(frames) > 1 else [*frames, *frames], results, subsample=config.subsample)
-    for frame, view in zip(frames, views):
-        depth = torch.full((frame.kept.size,), torch.nan, dtype=torch.float64)
-        conf = torch.zeros_like(depth)
-        depth[view.pixels], conf[view.pixels] = view.points[:, 2], view.conf
-        own.append(depth)
-        confs.append(conf)
+    own, confs = _network_depth(frames, results, config.subsample)
     ratios = [aligned / depth[back] for aligned, depth, back in zip(found.depth, own, rows)]
     none = torch.full((1,), torch.nan, dtype=torch.float64)
     scale = torch.stack([torch.cat([ratio, none]).nanmedian() for ratio in ratios])
@@ -294,7 +307,8 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     clip = task.clip
     lens = _clip_cameras(clip, placed)
     alone = replace(task, clip=replace(clip, cameras=replace(lens, world_from_cam=lens.world_from_cam * math.nan)))
-    own = _on_object(alone, None).seen
+    own = _on_object(alone, None).object
+    assert own is not None
     measured = triangulate(flow, lens)
     ratios, said = [], []
     for row in range(len(clip)):
@@ -316,18 +330,12 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
         what = "moves most plainly so" if math.isfinite(scale) else "shows nothing of it: the network's word holds"
         scale = scale if math.isfinite(scale) else network
     # frames that the object's alignment leaves out keep what the network says, in the same unit
-    rest = placed.seen.times(scale / network)
-    mine = own.times(scale)
-    there = [bool((depth > 0).any()) for depth in mine.depth]
-    chosen = ViewDepth(
-        *([a if one else b for one, a, b in zip(there, getattr(mine, name), getattr(rest, name))]
-          for name in ("frames", "depth", "conf"))
-    )  # fmt: skip
+    chosen = own.times(scale).filled(placed.seen.times(scale / network))
     note = f"mast3r: the object is {scale / network:.2f} times as far as the network says: it {what}"
     return replace(placed, object=chosen, notes=(note,))
 
 
-def _path_scale(clip: Clip, lens: Camera, own: ViewDepth) -> float:
+def _path_scale(clip: Clip, lens: Camera, own: MeasuredDepth) -> float:
     """See `path_scale`; of the frames whose camera and object are known."""
     rows, arms = [], []
     for row in torch.nonzero(lens.registered).squeeze(-1).tolist():
