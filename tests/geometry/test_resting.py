@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from dyn4d.geometry.resting import beside, outline_ratios, path_scale, resting_scale
+from dyn4d.core.types import Camera
+from dyn4d.geometry.resting import Surroundings, outline_ratios, path_scale, resting_scale
+from dyn4d.geometry.triangulation import SeenAgain
 
 HEIGHT = WIDTH = 160
 FOCAL = 220.0
 
 
-def scene(lift: float = 0.0, far: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def measured(depth: np.ndarray) -> Surroundings:
+    """Every third pixel of a map that is known there."""
+    y, x = (axis.ravel() for axis in np.mgrid[1:HEIGHT:3, 1:WIDTH:3])
+    known = depth[y, x] > 0
+    y, x = y[known], x[known]
+    return Surroundings(np.stack([x, y], 1) + 0.5, 1 / depth[y, x], np.ones(len(y)))
+
+
+def scene(lift: float = 0.0, far: float = 3.0) -> tuple[np.ndarray, Surroundings, np.ndarray]:
     """A floor 1 below the camera and a wall 3 beyond an upright card at `far` that stands on the floor, or hangs `lift`
-    above it: mask, depth of the surroundings, 0 near the card, and of the card."""
+    above it: mask, what is measured of the surroundings, nothing near the card, and depth of the card."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
     down = (y - HEIGHT / 2) / FOCAL
     around = np.minimum(np.where(down > 0, 1 / np.maximum(down, 1e-9), np.inf), far + 3)
@@ -21,18 +32,36 @@ def scene(lift: float = 0.0, far: float = 3.0) -> tuple[np.ndarray, np.ndarray, 
     mask = (np.abs(across) < 0.35) & (down * far < 1 - lift) & (down * far > 0.1 - lift)
     yy, xx = np.nonzero(mask)
     rim = np.zeros_like(mask)
-    rim[max(yy.min() - 5, 0) : yy.max() + 6, xx.min() - 5 : xx.max() + 6] = True
-    return mask, np.where(rim, 0.0, around), np.where(mask, far, 0.0)
+    rim[max(yy.min() - 3, 0) : yy.max() + 4, xx.min() - 3 : xx.max() + 4] = True
+    return mask, measured(np.where(rim, 0.0, around)), np.where(mask, far, 0.0)
 
 
 def test_planes_are_carried_on_exactly() -> None:
-    y, x = np.mgrid[0:60, 0:80].astype(np.float64)
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] + 0.5
     inverse = 0.3 + 0.002 * x - 0.001 * y
-    known = np.ones((60, 80), dtype=bool)
-    known[20:30, 30:45] = False
-    found = beside(np.where(known, inverse, 0), known, 6.0)
-    assert np.nanmax(np.abs(found - inverse)) < 2e-3 and np.isfinite(found[25, 37])
-    assert np.isnan(beside(np.zeros((60, 80)), np.zeros((60, 80), dtype=bool), 6.0)).all()
+    depth = 1 / inverse
+    depth[40:60, 60:90] = 0
+    at = np.array([[50, 70], [47, 81], [10, 10]])
+    found = measured(depth).beside(at[:, ::-1] + 0.5, 12.0)
+    assert np.abs(found - inverse[at[:, 0], at[:, 1]]).max() < 2e-3
+    assert np.isnan(measured(0 * depth).beside(at + 0.5, 12.0)).all()
+
+
+def test_surroundings_come_from_the_frames_around_and_not_from_behind_the_object() -> None:
+    K = torch.tensor([[FOCAL, 0, 80], [0, FOCAL, 80], [0, 0, 1]], dtype=torch.float64).repeat(3, 1, 1)
+    poses = torch.eye(4, dtype=torch.float64).repeat(3, 1, 1)
+    poses[1, 0, 3], poses[2, 0, 3] = 0.2, 0.4
+    cameras = Camera(K, poses, WIDTH, HEIGHT)
+    frame = torch.tensor([0, 0, 1, 1])
+    xy = torch.tensor([[40.0, 80], [80, 80], [50, 80], [50, 20]], dtype=torch.float64)
+    sigma = torch.tensor([1e-3, 1e-3, 1e-3, 0.1], dtype=torch.float64)  # the last one is not known well enough
+    seen = SeenAgain(frame, xy, torch.full((4,), 0.25, dtype=torch.float64), sigma)
+    mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    mask[60:100, 60:100] = True
+    found = Surroundings.of(seen, cameras, 1, mask)
+    assert np.allclose(np.sort(found.xy[:, 0]), [40 - 0.2 * FOCAL / 4, 50])
+    assert np.allclose(found.inverse, 0.25)
+    assert len(Surroundings.of(seen, cameras, 1, ~mask).xy) == 1  # where the second one lands
 
 
 @pytest.mark.parametrize("unit", [1.0, 0.2, 7.0])
@@ -57,7 +86,8 @@ def test_what_flies_is_as_large_as_the_network_says() -> None:
 def test_nothing_to_see_leaves_the_networks_word() -> None:
     mask, around, own = scene()
     empty = np.zeros_like(mask)
-    for parts in ((empty, around, own), (mask, 0 * around, own), (mask, around, 0 * own)):
+    nothing = Surroundings(np.zeros((0, 2)), np.zeros(0), np.zeros(0))
+    for parts in ((empty, around, own), (mask, nothing, own), (mask, around, 0 * own)):
         assert len(outline_ratios(*parts)) == 0
     assert resting_scale([np.zeros(0)], 2.0) == (2.0, False) and resting_scale([], 2.0) == (2.0, False)
 

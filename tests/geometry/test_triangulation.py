@@ -46,7 +46,7 @@ def world() -> torch.Tensor:
     return torch.rand(60, 3, generator=generator, dtype=torch.float64) * 2 - 1 + torch.tensor([0, 0, 4.0])
 
 
-def by_place(found, xy: torch.Tensor) -> torch.Tensor:  # noqa: ANN001
+def by_place(found, xy: torch.Tensor) -> torch.Tensor:
     return torch.cdist(xy.float().double(), found.xy).argmin(1)
 
 
