@@ -263,13 +263,22 @@ def load_geometry(run: RunFolder, clip: Clip) -> tuple[FramePoints, Camera, Lift
     return points, cameras[clip.frames.tolist()], pairs
 
 
+def with_trust(config: Config, run: RunFolder) -> Config:
+    """Depth that the geometry stage estimated holds the points less firmly than depth that was measured."""
+    trust = config.deformation.trust(read_json(run.geometry / "cameras.json").get("depth_error"))
+    return replace(
+        config, deformation=replace(config.deformation, depth_trust=trust),
+        gaussians=replace(config.gaussians, depth=trust * config.gaussians.depth),
+    )  # fmt: skip
+
+
 def deform(ctx: StageContext) -> None:
     """Fit the field on the lifted matches, measure it, and carry tracks through the clip."""
     from dyn4d.deformation.fit import fit_field
     from dyn4d.deformation.tracks import make_tracks
     from dyn4d.io import artifacts
 
-    config: Config = ctx.config
+    config = with_trust(ctx.config, ctx.run)
     clip = open_clip(config)
     points, cameras, pairs = load_geometry(ctx.run, clip)
     fitted = fit_field(
@@ -296,7 +305,7 @@ def gaussians(ctx: StageContext) -> None:
     from dyn4d.gaussians.cotrain import cotrain
     from dyn4d.io.ply import write_ply
 
-    config: Config = ctx.config
+    config = with_trust(ctx.config, ctx.run)
     clip, device = open_clip(config), device_of(config)
     points, cameras, pairs = load_geometry(ctx.run, clip)
     field = load_field(ctx.run.deformation / "field.safetensors")

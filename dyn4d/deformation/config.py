@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+ESTIMATED_TRUST = 0.1
+
 
 @dataclass(frozen=True)
 class DeformationConfig:
@@ -36,8 +38,9 @@ class DeformationConfig:
     time code a fifth."""
     robust: float = 0.01
     """Length, relative to the object's half size, beyond which a wrong correspondence stops pulling harder."""
-    depth_trust: float = 1.0
-    """Share of what a match is off by along the line of sight that counts, above 0 to 1."""
+    depth_trust: float = 0.0
+    """Share of what a point is off by along the line of sight that counts, here and in gaussians.depth, up to 1. 0: all
+    of it where depth was measured, a tenth where it was estimated from the pictures."""
     isometry: float = 0.3
     """Weight of keeping distances between near-by points of a frame as they move."""
     silhouette: float = 0.3
@@ -51,6 +54,10 @@ class DeformationConfig:
     checkpoint_seconds: float = 20.0
     """How often the fit saves its state, so that a killed run goes on from there."""
 
+    def trust(self, depth_error: float | None) -> float:
+        """`depth_trust` with depth that is expected to be off by this share of itself; None = it was measured."""
+        return self.depth_trust or (1.0 if depth_error is None else ESTIMATED_TRUST)
+
     def __post_init__(self) -> None:
         for name in ("layers", "time_features", "pairs_per_step", "points_per_pair"):
             if getattr(self, name) < 1:
@@ -60,8 +67,8 @@ class DeformationConfig:
         for name in ("steps", "tracks", "isometry", "silhouette", "smooth"):
             if getattr(self, name) < 0:
                 raise ValueError(f"deformation.{name} must not be negative, but is {getattr(self, name)}")
-        if not 0 < self.depth_trust <= 1:
-            raise ValueError(f"deformation.depth_trust must be above 0 and at most 1, not {self.depth_trust}")
+        if not 0 <= self.depth_trust <= 1:
+            raise ValueError(f"deformation.depth_trust must be between 0 and 1, not {self.depth_trust}")
         for name in ("lr", "robust", "time_scale", "checkpoint_seconds"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"deformation.{name} must be above 0, not {getattr(self, name)}")

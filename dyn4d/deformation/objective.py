@@ -78,6 +78,7 @@ class FieldObjective:
         self.times = times.float()
         self.half_size = half_size
         self.config = config
+        self.depth_trust = config.depth_trust or 1.0
         self.device = device
         self.extra: PairSampler | None = None
         self.extra_share = 0.0
@@ -120,9 +121,9 @@ class FieldObjective:
         canonical = moments.to_canonical(source, in_a)
         at_b = moments.from_canonical(canonical, in_b)
         target, moved = batch.xyz_b.to(device), at_b[:, :size]
-        if config.depth_trust < 1:
+        if self.depth_trust < 1:
             sight = torch.nn.functional.normalize(target - self.centres[batch.frame_b.to(device)][:, None], dim=-1)
-            moved = target + losses.less_along(moved - target, sight, config.depth_trust)
+            moved = target + losses.less_along(moved - target, sight, self.depth_trust)
         transport = losses.transport_residual(moved, target, self.half_size, config.robust, reach.to(device))
         transport = (transport * weight).sum() / weight.sum().clamp_min(1e-9)
 
@@ -140,7 +141,7 @@ class FieldObjective:
                 other.to(device),
                 self.seen_there,
                 self.half_size,
-                margin=2 * config.robust / config.depth_trust,
+                margin=2 * config.robust / self.depth_trust,
             )
             silhouette = (off_mask + in_front).mean()
         smooth = self._smooth(moments, canonical[:bends, :few].detach(), in_three)

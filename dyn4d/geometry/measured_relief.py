@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import scipy.sparse as sparse
 from scipy.sparse.linalg import spsolve
+from torch import Tensor
 
 from dyn4d.core.types import Camera, Correspondences
 from dyn4d.geometry.triangulation import SeenAgain, triangulate
@@ -150,7 +151,7 @@ def through_matches(
     return MeasuredDepth(said, bends, rest)
 
 
-def _bend_of(seen: SeenAgain, rows, said: ViewDepth, mask: np.ndarray, frame: int) -> Bend | None:
+def _bend_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int) -> Bend | None:
     if int(rows.sum()) < LEAST:
         return None
     inverse, sigma = seen.inverse[rows].numpy(), seen.sigma[rows].numpy()
