@@ -89,7 +89,7 @@ def views(weights: str, reference: Path, clips: list[str], count: int) -> list[d
     from dyn4d.training.geometry_eval import depth_errors, flat_errors
 
     network = load_pair_network(weights)
-    config = suited(network, PairConfig())
+    config = suited(network.config, PairConfig())
     rows: list[dict[str, Any]] = []
     print("clip                gap  depth   plane   within 3 %, 10 %   (medians over the views)")
     for name in clips:

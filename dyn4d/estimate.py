@@ -16,7 +16,7 @@ from dyn4d.core.usage import peak_bytes
 from dyn4d.costs import STAGES, StageCost, stage_costs
 from dyn4d.gaussians.config import MOST_POINTS
 from dyn4d.geometry.sources import choose_source
-from dyn4d.network_cost import network_cost
+from dyn4d.network_cost import network_cost, suited_config
 from dyn4d.pipeline import STAGES as PIPELINE
 from dyn4d.pipeline import core_count, set_threads
 from dyn4d.runner import make_plan
@@ -101,6 +101,8 @@ def make_estimate(
     check_matching(config, clip)
     threads = set_threads()
     size = look_at_clip(clip)
+    if source == "mast3r":
+        config = suited_config(config)
     work, notes = count_work(size, config, source, poses_given=clip.poses_given), []
     if source == "mast3r":
         cost = network_cost(config, size, device, measure=measure_network)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,15 +32,37 @@ class NetworkCost:
         return frames * self.encode + ordered_pairs / 2 * self.decode
 
 
-def _grid(size: ClipSize, longest: int) -> tuple[int, int]:
+def _grid(size: ClipSize, longest: int, square: bool) -> tuple[int, int]:
     """Height and width in pixels that the network is given."""
+    if square:
+        return longest, longest
     scale = longest / max(size.width, size.height, 1)
     height, width = (max(PATCH, round(side * scale / PATCH) * PATCH) for side in (size.height, size.width))
     return height, width
 
 
+def _weights(config: Config) -> Path:
+    """The file or folder that `geometry.weights` names; a model's id is none."""
+    from dyn4d.geometry.own_weights import NAME, small_weights
+
+    name = config.geometry.weights or NAME
+    return small_weights() or Path(name) if name == NAME else Path(name)
+
+
+def suited_config(config: Config) -> Config:
+    """With the views and pairs that the geometry stage will give the network."""
+    from dyn4d.geometry.own_weights import own_network
+    from dyn4d.geometry.pair_hints import suited
+
+    path = _weights(config)
+    own = own_network(path) if path.is_file() else None
+    if own is None:
+        return config
+    return replace(config, geometry=replace(config.geometry, pairs=suited(own.config, config.geometry.pairs)))
+
+
 def _place(config: Config, grid: tuple[int, int], device: torch.device) -> Path:
-    path = Path(config.geometry.weights)
+    path = _weights(config)
     files = [path] if path.is_file() else sorted(path.glob("*")) if path.is_dir() else []
     what = [str(path.absolute()), str(grid), str(device), config.geometry.pairs.precision, str(torch.get_num_threads())]
     what += [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files]
@@ -53,7 +75,7 @@ def network_cost(config: Config, size: ClipSize, device: torch.device, *, measur
     Raises:
         InputError: the weights cannot be read.
     """
-    grid = _grid(size, config.geometry.pairs.size)
+    grid = _grid(size, config.geometry.pairs.size, config.geometry.pairs.view == "square")
     try:
         place = _place(config, grid, device)
         kept = read_json(place)
@@ -69,10 +91,11 @@ def network_cost(config: Config, size: ClipSize, device: torch.device, *, measur
 
 @torch.inference_mode()
 def _measure(config: Config, grid: tuple[int, int], device: torch.device) -> NetworkCost:
+    from dyn4d.geometry.own_weights import NAME
     from dyn4d.geometry.pair_inference import autocast, pair_memory, resolve_precision
     from dyn4d.geometry.weights import load_pair_network
 
-    network = load_pair_network(config.geometry.weights, device)
+    network = load_pair_network(config.geometry.weights or NAME, device)
     picture = torch.rand(1, 3, *grid, generator=torch.Generator().manual_seed(0)).to(device)
 
     def seconds(start: float) -> float:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from dyn4d.geometry.masked_network import USUAL_FOCAL
-from dyn4d.geometry.network import PairNetwork, ViewHints
+from dyn4d.geometry.network import ViewHints
+from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_results import PairFrame
 
@@ -37,14 +38,14 @@ def hints_text(frame: PairFrame) -> str:
     return f"{told} {np.packbits(frame.kept).tobytes().hex()}"
 
 
-def suited(network: PairNetwork, config: PairConfig) -> PairConfig:
+def suited(network: PairNetworkConfig, config: PairConfig) -> PairConfig:
     """`config` as a network wants it: a masked one looks at squares around the object, of the size that it was trained
     at, and at fewer pairs, as the flow ties the frames; unless something else was asked for."""
     usual = PairConfig()
-    if not network.config.masked:
+    if not network.masked:
         return config
     if config.graph == usual.graph:
         config = replace(config, graph=GRAPH)
     if (config.size, config.view) != (usual.size, usual.view):
         return config
-    return replace(config, size=max(network.config.img_size), view="square")
+    return replace(config, size=max(network.img_size), view="square")

@@ -24,7 +24,7 @@ class PairNetworkMatcher:
     """
 
     def __init__(self, network: PairNetwork, config: PairConfig | None = None) -> None:
-        self.network, self.config = network, suited(network, config or PairConfig())
+        self.network, self.config = network, suited(network.config, config or PairConfig())
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -116,7 +116,7 @@ def frames_from_pairs(
     """
     progress = progress or SilentProgress()
     network = load_pair_network(config.weights or NAME, device)
-    config = replace(config, pairs=suited(network, config.pairs))
+    config = replace(config, pairs=suited(network.config, config.pairs))
     for line in network.notes:
         progress.note(line)
     if not config.weights:

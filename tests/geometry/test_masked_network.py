@@ -152,10 +152,9 @@ def test_a_clip_is_looked_at_with_masks_and_from_the_cache(network: PairNetwork,
 
 
 def test_views_are_square_unless_asked_otherwise(network: PairNetwork) -> None:
-    assert suited(network, PairConfig()) == PairConfig(size=64, view="square", graph="swin-2-noncyclic")
-    assert suited(network, PairConfig(size=128)).size == 128
-    assert suited(PairNetwork(replace(PairNetworkConfig(), enc_depth=1, dec_depth=1, enc_embed_dim=32, enc_num_heads=2,
-                                      dec_embed_dim=32, dec_num_heads=2)), PairConfig()) == PairConfig()  # fmt: skip
+    assert suited(network.config, PairConfig()) == PairConfig(size=64, view="square", graph="swin-2-noncyclic")
+    assert suited(network.config, PairConfig(size=128)).size == 128
+    assert suited(PairNetworkConfig(), PairConfig()) == PairConfig()
 
 
 def test_weights_come_back_with_their_configuration_and_terms(network: PairNetwork, tmp_path: Path) -> None:
