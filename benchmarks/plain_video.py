@@ -11,6 +11,8 @@ All views are drawn from the true cameras, over which the run's are laid by one 
 true mask of the frames held out. `near`: of views beside the input's (10 degrees beyond either end of its arc, and 15
 degrees above and below its middle). Synthetic scenes have true pictures of such views; of other clips the run with true
 depth takes their place, whose own errors then count too. `mean colour`: the same for one colour inside the mask.
+`by frame`: the same near views, each placed beside the run's own camera of its frame, with one scale for the clip (that
+of the depth): what an object's motion is apart from its camera's, nothing tells where no background is seen.
 Depth: of the geometry stage, inside the mask, after one scale a clip.
 """
 
@@ -135,6 +137,25 @@ def near_psnr(result: Reconstruction, views: list[NearView], true: Camera) -> fl
     return float(np.mean(values))
 
 
+@torch.no_grad()
+def psnr_by_frame(result: Reconstruction, views: list[NearView], true: Camera, scale: float) -> float:
+    """Mean PSNR inside the masks, dB, of views that stand to the run's camera of their frame as they stand to the true
+    one. scale: true length over the run's."""
+    own = fill_poses(result.cameras)
+    values = []
+    for view in views:
+        pose = torch.linalg.inv(true.world_from_cam[view.frame].double()) @ view.camera.world_from_cam.double()
+        pose[:3, 3] /= scale
+        pose = own.world_from_cam[view.frame].double() @ pose
+        zoom = own.K[view.frame].double() @ torch.linalg.inv(true.K[view.frame].double())
+        K = zoom @ view.camera.K.double()
+        camera = replace(view.camera, world_from_cam=pose, K=K)
+        cloud = move_cloud(result.cloud, result.field, float(result.timeline.times[view.frame]))
+        drawn = render_cloud(cloud, camera, GREY).rgb[0].clamp(0, 1).numpy()
+        values.append(psnr((drawn - view.picture)[view.mask] ** 2))
+    return float(np.mean(values))
+
+
 def mean_colour(views: list[NearView]) -> float:
     return float(np.mean([psnr((v.picture[v.mask] - v.picture[v.mask].mean(0)) ** 2) for v in views]))
 
@@ -142,8 +163,8 @@ def mean_colour(views: list[NearView]) -> float:
 # ------------------------------------------------------------------------------------------- geometry
 
 
-def depth_error(folder: Path, clip: Clip, cameras: Camera) -> float:
-    """Median relative error of the depth of all points after one scale for the clip."""
+def depth_error(folder: Path, clip: Clip, cameras: Camera) -> tuple[float, float]:
+    """Median relative error of the depth of all points after one scale for the clip, and that scale."""
     points = artifacts.load(folder / "geometry" / "frame_points.npz", FramePoints)
     assert clip.depth is not None
     said, true = [], []
@@ -157,7 +178,8 @@ def depth_error(folder: Path, clip: Clip, cameras: Camera) -> float:
         said.append((points.xyz[mine].double() @ pose[2, :3] + pose[2, 3])[depth > 0])
         true.append(depth[depth > 0])
     z, depth = torch.cat(said), torch.cat(true)
-    return float((((depth / z).median() * z - depth).abs() / depth).median())
+    scale = (depth / z).median()
+    return float(((scale * z - depth).abs() / depth).median()), float(scale)
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -188,7 +210,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/plain"))
     add_reference(parser)
     given, extra = parse(parser, sys.argv[1:])
-    print("clip                input      held out  near   mean colour  depth    camera centre, rotation  geometry s")
+    print(
+        "clip                input      held out  near   by frame  mean colour  depth    camera centre, rotation  "
+        "geometry s"
+    )
     for name in given.clips:
         reference, source, truth = run(name, "depth", given, extra)
         best = load_result(reference)
@@ -204,13 +229,14 @@ def main() -> None:
             else:
                 near = math.nan if kind == "depth" else near_psnr(result, views, clip.cameras)
             held_out = near_psnr(result, held_out_views(clip, used), clip.cameras)
-            error = depth_error(folder, used, result.cameras)
+            error, scale = depth_error(folder, used, result.cameras)
+            beside = math.nan if kind == "depth" else psnr_by_frame(result, views, clip.cameras, scale)
             off = camera_errors(
                 result.cameras, clip.cameras, align_cameras(result.cameras, clip.cameras), object_size(best.cloud.means)
             )
             centre, turned = (math.nan if off[k] is None else off[k] for k in ("centre_rel", "rotation_deg"))
             print(
-                f"{name:18s}  {kind:9s}  {held_out:8.2f}  {near:5.2f}  {mean_colour(views):11.2f}  "
+                f"{name:18s}  {kind:9s}  {held_out:8.2f}  {near:5.2f}  {beside:8.2f}  {mean_colour(views):11.2f}  "
                 f"{error:6.2%}  {centre:13.1%} {turned:8.2f}°  {metrics['seconds']['geometry']:10.0f}", flush=True,
             )  # fmt: skip
 
