@@ -183,15 +183,22 @@ def whole_clips(weights: str, reference: Path, names: list[str], frames: str | N
 
 
 def curve(log: Path, out: Path) -> None:
-    """Errors by samples of a training, as SVG."""
-    from dyn4d.export.charts import line_chart
+    """Errors by samples of a training, as an SVG that stands by itself."""
+    from dyn4d.export.charts import COLOURS, line_chart
 
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     looks = [line for line in lines if line.get("evaluation")]
     names = {"depth": "depth", "flat": "depth: a plane", "other": "points of the other view"}
     curves = {shown: {"step": [v["samples"] for v in looks], "value": [v[name] for v in looks]}
               for name, shown in names.items()}  # fmt: skip
-    out.write_text(line_chart(curves, x_name="samples", log=False, title="error by samples"), encoding="utf-8")
+    drawn = line_chart(curves, x_name="samples", log=False, title="error by samples").split("</svg>")[0]
+    style = "text{fill:#555;stroke:none;font:11px sans-serif}.grid{stroke:#ddd}polyline{fill:none;stroke-width:2}"
+    legend = "".join(
+        f'<text x="{70 + 150 * n}" y="12" style="fill:{COLOURS[n]}">{name}</text>' for n, name in enumerate(curves)
+    )
+    head, body = drawn.split(">", 1)
+    head = f'{head} xmlns="http://www.w3.org/2000/svg" style="background:#fff"><style>{style}</style>'
+    out.write_text(f"{head}{body}{legend}</svg>\n", encoding="utf-8")
     for line in looks:
         print(
             "  ".join(f"{name} {line[name]:.4g}" for name in ("samples", "depth", "flat", "other", "matches", "still"))

@@ -18,7 +18,7 @@ import scipy.sparse as sparse
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from dyn4d.core.types import Camera, Correspondences
+from dyn4d.core.types import Camera, Correspondences, FrameReader
 from dyn4d.geometry.triangulation import SeenAgain, triangulate
 from dyn4d.geometry.view_depth import ViewDepth
 
@@ -92,7 +92,7 @@ def bend(depth: np.ndarray, mask: np.ndarray, xy: np.ndarray, measured: np.ndarr
     sure, found = weight, np.zeros(count)
     for _ in range(ROUNDS):
         matrix = smooth + sparse.diags(np.bincount(place, sure, count) + KEEPS)
-        found = spsolve(matrix.tocsc(), np.bincount(place, sure * (off - factor), count))
+        found = np.asarray(spsolve(matrix.tocsc(), np.bincount(place, sure * (off - factor), count)))
         sure = weight / (1 + ((off - factor - found[place]) / USUAL) ** 2)
     grid = np.zeros(known.shape)
     grid[known] = found
@@ -137,7 +137,7 @@ class MeasuredDepth:
 
 
 def through_matches(
-    said: ViewDepth, rest: ViewDepth, masks: Sequence[np.ndarray], matches: Correspondences, cameras: Camera
+    said: ViewDepth, rest: ViewDepth, masks: FrameReader, matches: Correspondences, cameras: Camera
 ) -> MeasuredDepth:
     """A network's depth bent through what matches measure.
 

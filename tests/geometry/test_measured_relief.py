@@ -63,8 +63,8 @@ def test_pictures_of_any_size_and_too_few_points() -> None:
     true, said, mask = scene()
     xy, depth = points(true, mask, 60)
     small = bend(said, mask, xy, depth, np.full(60, 0.003))
-    large = bend(*(np.kron(each, np.ones((3, 3), each.dtype)) for each in (said, mask)), 3 * xy, depth,
-                 np.full(60, 0.003))  # fmt: skip
+    said3, mask3 = (np.kron(each, np.ones((3, 3), each.dtype)) for each in (said, mask))
+    large = bend(said3, mask3, 3 * xy, depth, np.full(60, 0.003))
     assert small is not None and large is not None
     again = large.apply(np.kron(said, np.ones((3, 3))))[1::3, 1::3]
     assert error(again, small.apply(said), mask) < 0.005
