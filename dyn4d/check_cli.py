@@ -158,7 +158,7 @@ def _import_hint(clip: str) -> str:
 
 
 def _about_geometry(clip: Clip) -> list[Finding]:
-    """That nothing in the clip tells how far away things are, if so: then it takes more than the clip to run it."""
+    """That nothing in the clip tells how far away things are, if so."""
     from dyn4d.io.check import Finding
     from dyn4d.io.pointmaps import find_pointmaps
 
@@ -166,7 +166,7 @@ def _about_geometry(clip: Clip) -> list[Finding]:
         return []
     return [Finding(
         "warning", "no depth maps and no pointmaps", kind="geometry",
-        consequence="dyn4d run refuses the clip unless it is told where geometry comes from",
+        consequence="geometry comes from the small network of dyn4d, for views beside the filmed ones at best",
         remedy="add depth/ and cameras.json with K, or run with --geometry.weights FILE (a MASt3R or DUSt3R network) "
         "or --geometry.pointmaps PATH (what another estimator left)",
     )]  # fmt: skip

@@ -279,7 +279,7 @@ def test_the_command_line_says_what_to_do_next(tmp_path, capsys):
     out = tmp_path / "clip"
     assert cli.main(["import", str(root), "--out", str(out)]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.startswith(f"next: dyn4d check {out}, then dyn4d run {out} --geometry.weights FILE")  # it has no depth
+    assert last.startswith(f"next: dyn4d check {out}, then dyn4d run {out}   (there is no depth")
     assert cli.main(["check", str(out)]) == 0
     (tmp_path / "empty").mkdir()
     assert cli.main(["import", str(tmp_path / "empty"), "--out", "x"]) == 2
