@@ -64,11 +64,8 @@ def bend(depth: np.ndarray, mask: np.ndarray, xy: np.ndarray, measured: np.ndarr
     cell = max(height, width) / CELLS if max(height, width) > CELLS else 1.0
     rows, columns = math.ceil(height / cell), math.ceil(width / cell)
     share = cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-    column, line = xy.astype(np.int64).T
-    at = (
-        np.minimum((xy[:, 1] * rows / height).astype(int), rows - 1),
-        np.minimum((xy[:, 0] * columns / width).astype(int), columns - 1),
-    )
+    column, line = np.minimum(xy.astype(np.int64), [width - 1, height - 1]).T
+    at = line * rows // height, column * columns // width
     own = depth[line, column]
     good = mask[line, column] & (own > 0)
     if good.sum() < LEAST:
