@@ -81,6 +81,6 @@ def _next(clip: WrittenClip) -> list[str]:
     if clip.depth:
         return [f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}"]
     return [
-        f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}   (there is no depth: a small network guesses it; "
-        "better with --geometry.weights FILE, or maps of another estimator; docs/geometry.md)"
+        f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}   (there is no depth: a small network guesses "
+        "it; better with --geometry.weights FILE, or maps of another estimator; docs/geometry.md)"
     ]
