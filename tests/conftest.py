@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(skip)
 
 
+@pytest.fixture
+def no_small_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a copy of dyn4d without the weights of its small pair network."""
+    from dyn4d.geometry import own_weights
+
+    monkeypatch.setattr(own_weights, "SMALL", tmp_path / "none.safetensors")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     torch.manual_seed(0)

@@ -21,7 +21,6 @@ from dyn4d.core.usage import busy_seconds, forget_peak, machine_seconds, peak_by
 from dyn4d.costs import KINDS, STAGES, disk_parts, factors, memory_parts, seconds_parts, stage_costs
 from dyn4d.estimate import Estimate, make_estimate, refuse_what_does_not_fit, what_would_fit
 from dyn4d.estimate_cli import about, short_lines, table
-from dyn4d.geometry import own_weights
 from dyn4d.speed import MachineSpeed, machine_speed
 from dyn4d.synthetic import build_scene, write_scene
 from dyn4d.workload import ClipSize, count_work, growth, look_at_clip
@@ -187,10 +186,10 @@ def test_a_run_that_does_not_fit_is_refused_before_it_begins(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_small_weights")
 def test_without_depth_or_weights_one_line_says_so(
-    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(own_weights, "SMALL", tmp_path / "none.safetensors")
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("rgb", "mask"):
@@ -278,8 +277,6 @@ def test_memory_and_time_of_the_process() -> None:
 
 
 def test_the_small_network_that_comes_along_is_in_the_estimate(clip: Path, tmp_path: Path) -> None:
-    if own_weights.small_weights() is None:
-        pytest.skip("this copy of dyn4d has no weights of its own")
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("rgb", "mask"):

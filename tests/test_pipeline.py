@@ -18,7 +18,6 @@ import yaml
 from dyn4d.config import Config, Options, from_plain, load_config, load_preset, with_clip
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.export.config import RenderConfig
-from dyn4d.geometry import own_weights
 from dyn4d.io.cameras_json import read_cameras
 from dyn4d.io.clips import load_clip
 from dyn4d.pipeline import STAGES, clip_fingerprint, run_all, run_eval, run_prepare, run_stage, run_status
@@ -287,10 +286,8 @@ def copy_clip(clip: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(clip, tmp_path / "clip"))
 
 
-def test_no_depth_ends_with_one_message_and_no_folder(
-    small_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(own_weights, "SMALL", tmp_path / "none.safetensors")
+@pytest.mark.usefixtures("no_small_weights")
+def test_no_depth_ends_with_one_message_and_no_folder(small_clip: Path, tmp_path: Path) -> None:
     clip = copy_clip(small_clip, tmp_path)
     shutil.rmtree(clip / "depth")
     cameras = json.loads((clip / "cameras.json").read_text())

@@ -308,6 +308,7 @@ def test_random_weights_end_with_something_or_one_clear_error(truth: Truth, tmp_
         assert bool(torch.isfinite(result.points.xyz).all())
 
 
+@pytest.mark.usefixtures("no_small_weights")
 def test_mast3r_is_chosen_only_with_weights(truth: Truth) -> None:
     clip = clip_of(truth)
     assert choose_source(clip, GeometryConfig(weights="naver/some-model")) == "mast3r"  # nothing is fetched here

@@ -432,6 +432,7 @@ def test_the_option_beats_the_files_own_box(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- choosing
 
 
+@pytest.mark.usefixtures("no_small_weights")
 def test_which_source_auto_takes(tmp_path: Path) -> None:
     clip = SCENE.clip(tmp_path / "clip", cameras="poses")
     with pytest.raises(InputError, match="nothing to get geometry from"):

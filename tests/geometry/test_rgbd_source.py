@@ -144,6 +144,7 @@ def test_one_frame_through_the_front_door() -> None:
     assert result.source == "rgbd" and len(result.cameras) == 1 and len(result.points) == HEIGHT * WIDTH
 
 
+@pytest.mark.usefixtures("no_small_weights")
 def test_each_lack_has_one_line_that_says_what_to_do() -> None:
     clip = make_clip([np.full((HEIGHT, WIDTH), 2.0, np.float32)])
     cases = [
