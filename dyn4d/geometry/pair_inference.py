@@ -97,9 +97,11 @@ def _matches(
     device = ab.points_a.device
     masks = torch.from_numpy(a.matched).to(device), torch.from_numpy(b.matched).to(device)
     if ab.desc_a is not None:
+        second = None if ba.desc_b is ab.desc_a else ba  # one pass for both orders says nothing new the second time
         return extract_correspondences(
-            ab, ba, masks, subsample=config.subsample, max_rounds=config.max_rounds, border=config.border, index=index
-        )
+            ab, second, masks, subsample=config.subsample, max_rounds=config.max_rounds, border=config.border,
+            weights="sqrt", index=index,
+        )  # fmt: skip
     # no descriptors: the same spot of a rigid scene has the same place in a's camera
     found = fast_reciprocal_matches(
         ab.points_a[index], ab.points_b_in_a[index], mask_a=masks[0], mask_b=masks[1], dist="l2",

@@ -23,7 +23,9 @@ EXACT = 0.01  # of its depth: what is known better counts no more
 LEAST_SUPPORT = 0.5  # measured pixels, weighted, near a pixel of the outline
 TOUCHES = 0.04  # share of an outline that touches something, at the least: fewer pixels are the tail of what is off
 TIGHTEST = 0.5  # each frame says how large the object is at the most; this share of them may say too little
-MOST_OUTLINE = 1000  # pixels of it that are asked
+MOST_OUTLINE = 500  # pixels of it that are asked
+FAR = 4.0  # reaches; nothing beyond counts
+RIDGE = 1e-2  # of the weight: holds the slope where all that is near lies on a line
 LEAST_OUTLINE = 20  # pixels
 DEGREE = 2  # of the curve that an object's path is like
 LEAST_FRAMES = 8
@@ -71,16 +73,24 @@ class Surroundings:
     def beside(self, xy: np.ndarray, reach: float) -> np.ndarray:
         """(M,) inverse depth carried on to pixels (M, 2), linearly: weighted regression around each, weights falling
         with the distance as a Gaussian of `reach` px. NaN where too little is near."""
-        away = (self.xy[None] - xy[:, None]) / reach
-        weight = np.exp(-0.5 * (away**2).sum(-1)) * self.weight
-        terms = np.concatenate([np.ones_like(away[..., :1]), away], -1)
-        total = weight.sum(1)
-        matrix = np.einsum("mn,mni,mnj->mij", weight, terms, terms)
-        matrix += np.diag([1e-12, 1e-2, 1e-2]) * np.maximum(total, 1e-9)[:, None, None]
-        goal = np.einsum("mn,mni,n->mi", weight, terms, self.inverse)
-        good = total > LEAST_SUPPORT
         out = np.full(len(xy), np.nan)
-        out[good] = np.linalg.solve(matrix[good], goal[good][..., None])[:, 0, 0]
+        low, high = xy.min(0) - FAR * reach, xy.max(0) + FAR * reach
+        near = ((self.xy >= low) & (self.xy <= high)).all(1)
+        if not near.any():
+            return out
+        middle = xy.mean(0)
+        x, y = ((self.xy[near] - middle) / reach).T
+        u, v = ((xy - middle) / reach).T
+        value = self.inverse[near]
+        weight = np.exp(-0.5 * ((x - u[:, None]) ** 2 + (y - v[:, None]) ** 2)) * self.weight[near]
+        moments = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y, value, value * x, value * y], 1)
+        s, sx, sy, sxx, sxy, syy, t, tx, ty = (weight @ moments).T  # about the middle; then about each pixel
+        sxx, sxy, syy = sxx - 2 * u * sx + u * u * s, sxy - u * sy - v * sx + u * v * s, syy - 2 * v * sy + v * v * s
+        tx, ty, sx, sy = tx - u * t, ty - v * t, sx - u * s, sy - v * s
+        ridge = RIDGE * np.maximum(s, 1e-9)
+        matrix = np.stack([s + 1e-12, sx, sy, sx, sxx + ridge, sxy, sy, sxy, syy + ridge], 1).reshape(-1, 3, 3)
+        good = s > LEAST_SUPPORT
+        out[good] = np.linalg.solve(matrix[good], np.stack([t, tx, ty], 1)[good][..., None])[:, 0, 0]
         return out
 
 
