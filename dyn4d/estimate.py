@@ -101,11 +101,10 @@ def make_estimate(
     check_matching(config, clip)
     threads = set_threads()
     size = look_at_clip(clip)
+    looked = suited_config(config) if source == "mast3r" else config  # of the run it stays as asked for
+    work, notes = count_work(size, looked, source, poses_given=clip.poses_given), []
     if source == "mast3r":
-        config = suited_config(config)
-    work, notes = count_work(size, config, source, poses_given=clip.poses_given), []
-    if source == "mast3r":
-        cost = network_cost(config, size, device, measure=measure_network)
+        cost = network_cost(looked, size, device, measure=measure_network)
         if cost is None:
             notes.append("the pair network is not in the time of geometry: dyn4d run --estimate measures it")
         else:

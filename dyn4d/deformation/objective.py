@@ -137,12 +137,9 @@ class FieldObjective:
         silhouette = None
         if trust.silhouettes:
             off_mask, in_front = losses.visual_residual(
-                at_other,
-                other.to(device),
-                self.seen_there,
-                self.half_size,
+                at_other, other.to(device), self.seen_there, self.half_size,
                 margin=2 * config.robust / self.depth_trust,
-            )
+            )  # fmt: skip
             silhouette = (off_mask + in_front).mean()
         smooth = self._smooth(moments, canonical[:bends, :few].detach(), in_three)
         return FieldTerms(transport, isometry, silhouette, smooth)
