@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dyn4d.core.cameras import unproject
 from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
@@ -343,11 +344,10 @@ def _path_scale(clip: Clip, lens: Camera, own: MeasuredDepth) -> float:
         y, x = np.nonzero((depth > 0) & np.asarray(clip.masks[row], dtype=bool))
         if not len(y):
             continue
-        K, pose = lens.K[row].numpy(), lens.world_from_cam[row].numpy()
-        z = depth[y, x]
-        seen = (x + 0.5 - K[0, 2]) / K[0, 0] * z, (y + 0.5 - K[1, 2]) / K[1, 1] * z, z
+        xy, z = torch.from_numpy(np.stack([x, y], 1) + 0.5), torch.from_numpy(depth[y, x])
+        seen = unproject(lens.K[row].double(), torch.eye(4, dtype=torch.float64), xy, z).numpy()
         rows.append(row)
-        arms.append(pose[:3, :3] @ np.array([np.median(axis) for axis in seen]))
+        arms.append(lens.world_from_cam[row, :3, :3].double().numpy() @ np.median(seen, 0))
     if not rows:
         return math.nan
     centres = lens.world_from_cam[rows, :3, 3].numpy()

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from dyn4d.core.cameras import project, unproject
 from dyn4d.core.types import Camera
 from dyn4d.geometry.triangulation import SeenAgain
 
@@ -53,18 +54,16 @@ class Surroundings:
             seen: of the background. cameras: (T,) of the pictures. mask: (H, W) bool of the object in this one.
         """
         some = seen.close(CLOSE) & ((seen.frame - row).abs() <= SPAN)
-        frame, xy, depth = seen.frame[some], seen.xy[some], 1 / seen.inverse[some]
         K, pose = cameras.K.double().cpu(), cameras.world_from_cam.double().cpu()
-        focal = K[frame].diagonal(dim1=-2, dim2=-1)[:, :2]
-        flat = (xy - K[frame, :2, 2]) / focal
-        points = torch.cat([flat, torch.ones_like(flat[:, :1])], 1) * depth[:, None]
-        world = torch.einsum("nij,nj->ni", pose[frame, :3, :3], points) + pose[frame, :3, 3]
-        here = ((world - pose[row, :3, 3]) @ pose[row, :3, :3]).numpy()
-        z = np.where(here[:, 2] > 0, here[:, 2], 1.0)
-        at = here[:, :2] / z[:, None] * K[row].diagonal()[:2].numpy() + K[row, :2, 2].numpy()
+        world, sigma = [torch.zeros(0, 3, dtype=torch.float64)], [torch.zeros(0, dtype=torch.float64)]
+        for frame in seen.frame[some].unique().tolist():
+            mine = some & (seen.frame == frame)
+            world.append(unproject(K[frame], pose[frame], seen.xy[mine], 1 / seen.inverse[mine]))
+            sigma.append(seen.sigma[mine] / seen.inverse[mine])
+        at, z = (part.numpy() for part in project(K[row], torch.linalg.inv(pose[row]), torch.cat(world)))
         height, width = mask.shape
-        inside = (here[:, 2] > 0) & (at >= 0).all(1) & (at < [width, height]).all(1)
-        at, z, sigma = at[inside], z[inside], (seen.sigma * seen.inverse.reciprocal())[some].numpy()[inside]
+        inside = (z > 0) & (at >= 0).all(1) & (at < [width, height]).all(1)
+        at, z, sigma = at[inside], z[inside], torch.cat(sigma).numpy()[inside]
         column, line = at.astype(np.int64).T
         free = ~mask[line, column]
         weight = np.minimum(1.0, (EXACT / np.maximum(sigma[free], 1e-6)) ** 2)
