@@ -22,7 +22,7 @@ from dyn4d.geometry.flow_ties import with_matches
 from dyn4d.geometry.focal_check import OPEN, FocalCheck, StretchedResults, check_focal, stretch_factors
 from dyn4d.geometry.kinematic import connected_components
 from dyn4d.geometry.pair_results import PairFrame, PairResults
-from dyn4d.geometry.relative_pose import RelativePose, relative_poses
+from dyn4d.geometry.relative_pose import MOST_POINTS, RelativePose, relative_poses
 from dyn4d.geometry.sparse_problem import PairMatches, SparseProblem, condense
 from dyn4d.geometry.sparse_start import Intrinsics, pair_ties, start_intrinsics, start_state
 from dyn4d.geometry.world_frame import (
@@ -33,6 +33,8 @@ from dyn4d.geometry.world_frame import (
     scene_depth,
     with_known_poses,
 )
+
+FEWER_POINTS = 1500  # of a pass that its relative pose is found by, where another matcher holds the frames
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def align(
             problem = replace(problem, views=fuse_views(frames, problem.views, results, state))
             problem = condense(frames, results, principal_points=problem.principal_points, views=problem.views)
             problem = problem if matches is None else with_matches(problem, frames, matches, config.least_matches)
-            relative = relative_poses(frames, problem.views, results)
+            relative = relative_poses(frames, problem.views, results, max_points=start.pose_points)
             state = replace(state, log_depth=tuple(torch.zeros_like(each) for each in state.log_depth))
     progress.finish()
     related = len(known_rows(state, given)) > 0
@@ -211,11 +213,12 @@ def _with_the_others(state: BundleState, stay: Tensor | None, config: AlignmentC
 
 @dataclass(frozen=True)
 class _Start:
-    """All that is known before the first refinement."""
+    """All that is known before the first refinement; pose_points: of a pass, that its relative pose is found by."""
 
     problem: SparseProblem
     lens: Intrinsics
     relative: list[RelativePose]
+    pose_points: int
     scores: np.ndarray
     by_points: list[tuple[int, int]]
     parts: list[tuple[int, ...]]
@@ -232,13 +235,14 @@ def _start(
     lens = start_intrinsics(frames, problem, known, shared=config.bundle.shared_intrinsics)
     if lens is None:
         raise RunError("alignment: no pixel of any frame has a usable point; look at the masks and the weights")
-    relative = relative_poses(frames, problem.views, results)
+    most = MOST_POINTS if matches is None else FEWER_POINTS
+    relative = relative_poses(frames, problem.views, results, max_points=most)
     scores, by_points = pair_ties(problem, relative, config.least_matches)
     parts = connected_components(scores)
     if len(parts[0]) < 2:
         raise RunError("alignment: no two frames have enough matches or points that agree; use a wider graph of pairs")
     state = start_state(problem, lens, relative, scores, parts[0])
-    return _Start(problem, lens, relative, scores, by_points, parts, state)
+    return _Start(problem, lens, relative, most, scores, by_points, parts, state)
 
 
 def _focal_notes(

@@ -16,6 +16,17 @@ from dyn4d.geometry.pair_results import PairFrame
 from dyn4d.geometry.region_flow import by_pairs
 from dyn4d.geometry.sparse_problem import MatchedEnds, PairMatches, SparseProblem
 
+FIRMLY = 50  # matches by which two frames are tied, whichever of them turn out not to count
+
+
+def ties_all(found: Correspondences, frames: Sequence[PairFrame]) -> bool:
+    """Do these matches tie all frames that show anything together, so that none of the network's is needed?"""
+    tied = np.zeros((len(frames), len(frames)), dtype=np.int64)
+    np.add.at(tied, (found.frame_a.numpy(), found.frame_b.numpy()), 1)
+    tied = tied + tied.T
+    groups = connected_components(np.where(tied >= FIRMLY, tied, 0))
+    return len(groups[0]) == sum(bool(frame.kept.any()) for frame in frames)
+
 
 def with_matches(
     problem: SparseProblem, frames: Sequence[PairFrame], found: Correspondences, least: int

@@ -113,6 +113,11 @@ def _matches(
     return WeightedMatches(found.xy_a[good], found.xy_b[good], weight[good])
 
 
+def _no_matches() -> WeightedMatches:
+    nothing = torch.zeros(0, 2, dtype=torch.int64)
+    return WeightedMatches(nothing, nothing, torch.zeros(0))
+
+
 def pair_result(
     ab: PairPrediction,
     ba: PairPrediction,
@@ -121,9 +126,11 @@ def pair_result(
     a: PairFrame,
     b: PairFrame,
     config: PairConfig,
+    *,
+    matched: bool = True,
 ) -> PairResult:
-    """What counts of one pair of a batch, on the CPU."""
-    matches = _matches(ab, ba, index, a, b, config)
+    """What counts of one pair of a batch, on the CPU. matched: look for matches, too."""
+    matches = _matches(ab, ba, index, a, b, config) if matched else _no_matches()
     pixels_a, pixels_b = a.pixels, b.pixels
 
     def points(values: Tensor, pixels: Tensor) -> Tensor:
@@ -219,6 +226,7 @@ def look_at_pairs(
     config: PairConfig | None = None,
     *,
     pairs: Iterable[Sequence[int]] | None = None,
+    matches: bool = True,
     cache: Path | str | None = None,
     progress: Progress | None = None,
 ) -> StoredPairResults | PairResultList:
@@ -228,6 +236,7 @@ def look_at_pairs(
         network: on the device that is to do the work; see `load_pair_network`.
         frames: of `clip_pair_frames`. Frames without a pixel that counts are legal and are in no pair.
         pairs: (i, j) of one's own instead of `config.graph`; unordered, both orders are looked at.
+        matches: False where another matcher holds the frames: the results then have none, which takes less time.
         cache: a folder. Results are written there as they come and read from it when they are asked for, so that
             memory does not grow with the pairs. None: all of them in memory.
 
@@ -249,7 +258,7 @@ def look_at_pairs(
                 f"{network.config.patch_size}; choose another geometry.pairs.size"
             )
     precision = resolve_precision(config.precision, network.device)
-    store = None if cache is None else PairCache.of(cache, network, _options(config), precision)
+    store = None if cache is None else PairCache.of(cache, network, _options(config, matches), precision)
     told = network.config.masked
     digests = [frame_digest(f) + (hints_text(f) if told else "") for f in frames] if store is not None else []
     files = tuple(store.pair_file(digests[a], digests[b]) for a, b in todo) if store is not None else ()
@@ -263,7 +272,7 @@ def look_at_pairs(
     encoder = _Encoder(network, frames, store, lambda: autocast(precision, network.device))
     progress.start("pairs", len(todo), done=len(todo) - len(missing))
     try:
-        _decode(network, frames, config, todo, missing, encoder, files, found, progress)
+        _decode(network, frames, config, todo, missing, encoder, files, found, matches, progress)
     finally:
         progress.finish()
     encoder.remove_files()
@@ -272,8 +281,10 @@ def look_at_pairs(
     return PairResultList(tuple(found[at] for at in range(len(todo))))
 
 
-def _options(config: PairConfig) -> dict[str, Any]:
+def _options(config: PairConfig, matches: bool) -> dict[str, Any]:
     """What a result depends on besides frames (which hold size, view, fill and masks), weights and precision."""
+    if not matches:
+        return {"matches": False}
     return {"subsample": config.subsample, "max_rounds": config.max_rounds, "border": config.border}
 
 
@@ -292,7 +303,8 @@ def _usable(
 
 def _decode(
     network: PairNetwork, frames: Sequence[PairFrame], config: PairConfig, pairs: Sequence[tuple[int, int]],
-    missing: Sequence[int], encoder: _Encoder, files: Sequence[Path], found: dict[int, PairResult], progress: Progress,
+    missing: Sequence[int], encoder: _Encoder, files: Sequence[Path], found: dict[int, PairResult],
+    matched: bool, progress: Progress,
 ) -> None:  # fmt: skip
     at, limit = 0, max(len(pairs), 1)
     low, patch = resolve_precision(config.precision, network.device), network.config.patch_size
@@ -318,7 +330,7 @@ def _decode(
             continue
         for index, one in enumerate(group):
             i, j = pairs[one]
-            result = pair_result(ab, ba, index, (i, j), frames[i], frames[j], config)
+            result = pair_result(ab, ba, index, (i, j), frames[i], frames[j], config, matched=matched)
             if files:
                 save_result(files[one], result)
             else:

@@ -22,6 +22,7 @@ from dyn4d.geometry.alignment_result import neighbour_scales
 from dyn4d.geometry.bundle import BundleConfig
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.config import GeometryConfig
+from dyn4d.geometry.flow_ties import ties_all
 from dyn4d.geometry.measured_relief import MeasuredDepth, through_matches
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.own_weights import NAME
@@ -244,10 +245,10 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     """Matching and alignment on the object alone: its rigid motion goes into the poses, as far as these may change."""
     config = task.config
     frames = clip_pair_frames(task.clip, config.pairs)
-    results = _look(task, frames)
     flow = _flow(task, "object")
-    found = _align(task, frames, results, known, "object", flow)
     stays = known is not None and config.poses == "given" and len(frames) > 1
+    results = _look(task, frames, matches=stays or not (flow is not None and ties_all(flow, frames)))
+    found = _align(task, frames, results, known, "object", flow)
     off = matches_off(frames, results, found) if stays else math.nan
     placed = _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
     if flow is None or stays:
@@ -280,11 +281,11 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     everything = [np.ones_like(frame.kept) for frame in objects]
     background = [~_near(frame.kept) if config.pairs.mask_confidence else ~_near(frame.matched) for frame in objects]
     frames = [replace(f, kept=all_, matched=back) for f, all_, back in zip(objects, everything, background)]
-    results = _look(task, frames)
+    flow = _flow(task, "background")
+    results = _look(task, frames, matches=not (flow is not None and ties_all(flow, frames)))
     still = [replace(f, kept=back) for f, back in zip(frames, background)]
     rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
     twice = rows if len(rows) > 1 else (*rows, *rows)
-    flow = _flow(task, "background")
     found = _align(task, still, _Restricted(results, twice), known, "background", flow)
     own, confs = _network_depth(frames, results, config.subsample)
     ratios = [aligned / depth[back] for aligned, depth, back in zip(found.depth, own, rows)]
@@ -354,10 +355,10 @@ def _path_scale(clip: Clip, lens: Camera, own: MeasuredDepth) -> float:
     return path_scale(centres, np.array(arms), clip.timeline.times[clip.frames[rows]])
 
 
-def _look(task: _Task, frames: list[PairFrame]) -> PairResults:
+def _look(task: _Task, frames: list[PairFrame], *, matches: bool) -> PairResults:
     network, pairs, cache = task.network, task.config.pairs, task.cache
     if len(frames) > 1:
-        return look_at_pairs(network, frames, pairs, cache=cache, progress=task.progress)
+        return look_at_pairs(network, frames, pairs, matches=matches, cache=cache, progress=task.progress)
     # A single frame is looked at together with itself.
     (result,) = look_at_pairs(network, [*frames, *frames], pairs, pairs=[(0, 1)], cache=cache)
     return PairResultList((result,))
@@ -372,15 +373,15 @@ def _align(
     lens = BundleConfig(
         shared_intrinsics=config.focal == "shared", refine_principal_point=config.principal_point == "refine"
     )  # fmt: skip
-    subsample = config.subsample
+    subsample, fusions = config.subsample, config.fusions
     if _by_flow(task) and where == "background":
         # what stands still and is matched so closely needs no word on its depth, least of all a wrong one
         lens = replace(lens, depth_sigma=FREE, depth_sigma_limits=(FREE, FREE), least_pixel_error=FLOW_PIXELS)
-        subsample = min(subsample, FLOW_SUBSAMPLE)
+        subsample, fusions = min(subsample, FLOW_SUBSAMPLE), 0  # no pass's depth counts there
     elif _by_flow(task):  # close matches of a thing that bends are met by any focal length but the right one
         lens = replace(lens, refine_focal=False)
     settings = AlignmentConfig(
-        config.alignment, subsample, fusions=config.fusions, bundle=lens, optimise_depth=config.optimise_depth,
+        config.alignment, subsample, fusions=fusions, bundle=lens, optimise_depth=config.optimise_depth,
         depth_rank=config.depth_rank,
     )  # fmt: skip
     fix = known is not None and config.poses == "given"

@@ -23,6 +23,7 @@ PAIR_MATCHES = 300  # of each ordered pair; a pair's errors are much alike, so t
 LEAST_DRAWN = 1 / 8  # where less of a region is textured than this, fewer than PAIR_MATCHES are left of it
 SEEDS = 500  # of a frame
 LEAST_SPACING = 3.0  # px between them
+CARRIED = 0.5  # share of a region over which flow that is carried from frame to frame agrees, to look for no other
 LOOKS = 8  # frames that tell how much of a region is textured
 
 Where = Literal["background", "object"]
@@ -110,6 +111,12 @@ class Seeds:
     def __len__(self) -> int:
         return len(self.regions)
 
+    @property
+    def most(self) -> int:
+        """As many as a frame can have at all."""
+        across, down = (int(side / self.spacing) + 1 for side in (self.regions.clip.width, self.regions.clip.height))
+        return across * down
+
     def __getitem__(self, row: int) -> np.ndarray:
         if row not in self._places:  # every pair of frames asks
             self._places[row] = self._find(row)
@@ -138,9 +145,9 @@ def seed_matches(
     seeds: Seeds, matching: MatchingConfig, seed: int, progress: Progress, cache: Path | None
 ) -> Correspondences:
     """Matches from these pixels to the frames around and farther away."""
-    asked = replace(pose_matching(matching), max_per_pair=1)
+    asked = replace(pose_matching(matching), max_per_pair=seeds.most)
     clip = replace(seeds.regions.clip, masks=seeds.regions)
-    return from_seeds(seeds, match_clip(clip, asked, seed, first=seeds, progress=progress, cache=cache))
+    return match_clip(clip, asked, seed, only=seeds, enough=CARRIED, progress=progress, cache=cache)
 
 
 def from_seeds(seeds: Seeds, found: Correspondences) -> Correspondences:

@@ -9,6 +9,7 @@ Who finds the flow is said by `dyn4d.matching.estimators`; flow from files is ta
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -106,12 +107,12 @@ class FlowEngine:
             return self.given.window(a, b)
         return chain if route == "chained" else self.flow(a, b, chain)
 
-    def from_frame(self, i: int, partners: list[int]) -> Iterator[tuple[int, Flow, Flow]]:
+    def from_frame(self, i: int, partners: list[int], enough: float = math.inf) -> Iterator[tuple[int, Flow, Flow]]:
         """Yields (j, flow i→j, flow j→i) for ascending partners j > i.
 
-        Beyond the window the chain may have lost a part that was hidden on the way: a flow found without it competes,
-        and the one that agrees with its own way back over more of the object is taken. Flow from files, and chains of
-        nothing but such flow, are left as they are.
+        Beyond the window the chain may have lost a part that was hidden on the way: where it agrees with its own way
+        back over less than `enough` of the object, a flow found without it competes, and the one that agrees over more
+        is taken. Flow from files, and chains of nothing but such flow, are left as they are.
         """
         there: Flow | None = None
         back: Flow | None = None
@@ -124,12 +125,14 @@ class FlowEngine:
             assert there is not None and back is not None
             there, back = self._continued(i, j, to, there), self._continued(j, i, fro, back)
             if j - i > self.config.window and "estimated" in (to, fro):
-                direct = (
-                    self.flow(i, j) if to == "estimated" else there,
-                    self.flow(j, i) if fro == "estimated" else back,
-                )
-                if self.agreement(i, *direct) > self.agreement(i, there, back):
-                    there, back = direct
+                agreed = self.agreement(i, there, back)
+                if agreed < enough:
+                    direct = (
+                        self.flow(i, j) if to == "estimated" else there,
+                        self.flow(j, i) if fro == "estimated" else back,
+                    )
+                    if self.agreement(i, *direct) > agreed:
+                        there, back = direct
             yield j, there, back
 
     def ends(self, a: int, b: int, there: Flow, xy: np.ndarray) -> np.ndarray:
@@ -144,17 +147,17 @@ class FlowEngine:
 
 def pair_columns(
     engine: FlowEngine, pair: tuple[int, int], flows: tuple[Flow, Flow], *, config: MatchingConfig, seed: int,
-    first: np.ndarray | None = None,
+    first: np.ndarray | None = None, only: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Checked and thinned matches of one ordered pair a→b as columns of `Correspondences`.
 
     Args:
-        first: (H, W) bool pixels of a whose matches stay where others have to go.
+        first: (H, W) bool pixels of a whose matches stay where others have to go. only: those that are matched at all.
     """
     (a, b), (there, back), plan = pair, flows, engine.windows.plan
     mask_a, mask_b = engine.windows[a].mask, engine.windows[b].mask
     height, width = mask_a.shape
-    rows, columns = np.nonzero(mask_a)
+    rows, columns = np.nonzero(mask_a if only is None else mask_a & only)
     xy_a = np.stack([columns, rows], axis=-1) + 0.5
     xy_b = engine.ends(a, b, there, xy_a)
     inside = ((xy_b >= 0) & (xy_b < [width, height])).all(-1)  # neither holds for what is unknown
@@ -192,14 +195,15 @@ def _stack(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def _match_frame(
-    engine: FlowEngine, i: int, later: list[int], *, config: MatchingConfig, seed: int, first: FrameReader | None
-) -> dict[str, np.ndarray]:
+    engine: FlowEngine, i: int, later: list[int], *, config: MatchingConfig, seed: int, first: FrameReader | None,
+    only: FrameReader | None, enough: float,
+) -> dict[str, np.ndarray]:  # fmt: skip
     """All matches between frame i and its later partners, in both directions."""
     parts: list[dict[str, np.ndarray]] = []
-    for j, there, back in engine.from_frame(i, later):
+    for j, there, back in engine.from_frame(i, later, enough):
         for pair, flows in (((i, j), (there, back)), ((j, i), (back, there))):
-            mine = None if first is None else np.asarray(first[pair[0]])
-            parts.append(pair_columns(engine, pair, flows, config=config, seed=seed, first=mine))
+            mine, alone = (None if some is None else np.asarray(some[pair[0]]) for some in (first, only))
+            parts.append(pair_columns(engine, pair, flows, config=config, seed=seed, first=mine, only=alone))
     return _stack(parts)
 
 
@@ -225,6 +229,8 @@ def match_clip(
     device: torch.device | str = "cpu",
     estimator: FlowEstimator | None = None,
     first: FrameReader | None = None,
+    only: FrameReader | None = None,
+    enough: float = math.inf,
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> Correspondences:
@@ -235,7 +241,10 @@ def match_clip(
         config: see `MatchingConfig`.
         seed: decides which matches are kept where a pair has more than `max_per_pair`.
         device: where a network for the flow runs. estimator: who finds the flow, in place of what `config.flow` names.
-        first: (H, W) bool pixels of each frame whose matches stay where `max_per_pair` makes others go.
+        first: (H, W) bool pixels of each frame whose matches stay where `max_per_pair` makes others go. only: those
+            that are matched at all.
+        enough: share of the object; to far frames the flow that is carried on from nearer ones does, where it agrees
+            with its way back over so much. By default another one competes always (`FlowEngine.from_frame`).
         progress: told of each source frame.
         cache: a folder of its own for this clip, config and seed; one file a frame, so that a killed run goes on.
 
@@ -268,7 +277,7 @@ def match_clip(
         path = None if cache is None else cache / f"{i:06d}.npz"
         part = None if path is None else load_columns(path, _COLUMNS)
         if part is None:
-            part = _match_frame(engine, i, partners[i], config=config, seed=seed, first=first)
+            part = _match_frame(engine, i, partners[i], config=config, seed=seed, first=first, only=only, enough=enough)
             if path is not None:
                 save_columns(path, part)
         return part

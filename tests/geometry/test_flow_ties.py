@@ -15,7 +15,7 @@ from pair_scenes import PairScene, ball_truth, camera_errors, exact_predictions
 from dyn4d.core.cameras import invert_rigid, project
 from dyn4d.core.types import Clip, Correspondences, Timeline
 from dyn4d.geometry.alignment import AlignmentConfig, align
-from dyn4d.geometry.flow_ties import with_matches
+from dyn4d.geometry.flow_ties import FIRMLY, ties_all, with_matches
 from dyn4d.geometry.pair_results import PairResultList
 from dyn4d.geometry.region_flow import Regions, Seeds, by_pairs, finds_seeds_again, from_seeds
 from dyn4d.geometry.reprojection import make_directions
@@ -100,6 +100,17 @@ def test_the_networks_matches_stay_where_the_others_tie_nothing() -> None:
             other = torch.cat([pair.a.xy, pair.b.xy])
             assert len(pair) > 0 and not torch.equal(other, other.floor() + 0.5)  # fractions of a pixel are kept
     assert {(p.frame_a, p.frame_b) for p in mixed.pairs} == set(counts)
+
+
+def test_whether_the_networks_matches_are_needed_at_all() -> None:
+    scene = ball(0.0)
+    chain = exact(scene, [(0, 1), (2, 1), (3, 2)], 2)
+    assert ties_all(chain, scene.frames)
+    assert not ties_all(exact(scene, [(0, 1), (3, 2)], 2), scene.frames)
+    few = torch.nonzero((chain.frame_a != 3) | (torch.arange(len(chain)) >= len(chain) - FIRMLY + 1)).squeeze(-1)
+    assert not ties_all(chain.select(few), scene.frames)
+    blind = replace(scene.frames[3], kept=np.zeros_like(scene.frames[3].kept))  # shows nothing: nothing has to tie it
+    assert ties_all(exact(scene, [(0, 1), (1, 2)], 2), [*scene.frames[:3], blind])
 
 
 def test_matches_off_the_views_do_not_count() -> None:

@@ -311,6 +311,17 @@ def test_the_second_time_nothing_is_computed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("encoded-*")) and len(list(tmp_path.glob("pair-*"))) == 6
 
 
+def test_without_matches_the_rest_is_the_same_and_kept_by_itself(tmp_path: Path) -> None:
+    network, frames = fresh_network(), frames_of(CONFIG)
+    whole = look_at_pairs(network, frames, CONFIG, cache=tmp_path)
+    bare = look_at_pairs(network, frames, CONFIG, matches=False, cache=tmp_path)
+    assert len(list(tmp_path.glob("pair-*"))) == 12
+    for one, other in zip(whole, bare):
+        assert len(one.weight) > 0 == len(other.weight) == len(other.xy_a) == len(other.xy_b)
+        assert torch.equal(one.a_in_b, other.a_in_b) and torch.equal(one.conf_b_in_a, other.conf_b_in_a)
+    assert all_same(bare, look_at_pairs(network, frames, CONFIG, matches=False, cache=tmp_path))
+
+
 def test_stopped_it_goes_on_and_encodes_nothing_twice(tmp_path: Path) -> None:
     network, frames = fresh_network(), frames_of(CONFIG, 5)
     config = replace(CONFIG, batch=2)

@@ -175,3 +175,33 @@ def test_an_object_that_reaches_the_border_and_a_whole_frame_mask() -> None:
     gap = (matches.frame_b - matches.frame_a).float()
     error = (matches.xy_b - matches.xy_a - gap[:, None] * torch.tensor([3.0, 0.0])).norm(dim=-1)
     assert error.median() < 0.1
+
+
+def test_chosen_pixels_alone_are_matched_as_they_are_among_all() -> None:
+    clip = moving_square((2.0, 1.0))
+    grid = np.zeros((SIZE, SIZE), dtype=bool)
+    grid[::5, ::5] = True
+    all_ = match_clip(clip, replace(CONFIG, max_per_pair=10**6))
+    column, row = all_.xy_a.floor().long().unbind(-1)
+    wanted = all_.select(torch.nonzero(torch.from_numpy(grid)[row, column]).squeeze(-1))
+    assert len(wanted) > 500 and same(match_clip(clip, CONFIG, only=[grid] * 4), wanted)
+
+
+def test_flow_that_is_carried_on_well_enough_has_no_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[tuple[int, int, bool]] = []
+    real = flow_module.FlowEngine.flow
+
+    def watched(self: flow_module.FlowEngine, a: int, b: int, init: np.ndarray | None = None) -> np.ndarray:
+        searched.append((a, b, init is None))
+        return real(self, a, b, init)
+
+    monkeypatch.setattr(flow_module.FlowEngine, "flow", watched)
+    clip, config = moving_square((2.0, 1.0)), replace(CONFIG, threads=1)
+    match_clip(clip, config)
+    assert (0, 3, True) in searched and (3, 0, True) in searched
+    searched.clear()
+    found = match_clip(clip, config, enough=0.5)
+    assert (0, 3, True) not in searched and (0, 3, False) in searched
+    assert bool(((found.frame_a == 0) & (found.frame_b == 3)).any())
+    match_clip(clip, config, enough=1.01)  # never enough
+    assert (0, 3, True) in searched
