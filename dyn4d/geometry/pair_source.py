@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dyn4d.core.cameras import unproject
 from dyn4d.core.errors import Dyn4DError, RunError
 from dyn4d.core.listing import listed
 from dyn4d.core.protocols import Progress, SilentProgress
@@ -25,6 +25,7 @@ from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.flow_ties import ties_all
 from dyn4d.geometry.measured_relief import MeasuredDepth, through_matches
 from dyn4d.geometry.network import PairNetwork
+from dyn4d.geometry.object_distance import object_distance
 from dyn4d.geometry.own_weights import NAME
 from dyn4d.geometry.pair_agreement import matches_off
 from dyn4d.geometry.pair_frames import clip_pair_frames
@@ -32,9 +33,7 @@ from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.region_flow import Regions, Seeds, Where, from_seeds, seed_matches, textured_shares
-from dyn4d.geometry.resting import Surroundings, outline_ratios, path_scale, resting_scale
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
-from dyn4d.geometry.triangulation import triangulate
 from dyn4d.geometry.view_depth import ViewDepth
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.readers import LazyFrames
@@ -183,6 +182,18 @@ class _Task:
     progress: Progress
     cache: Path | None
 
+    @cached_property
+    def background_shows(self) -> tuple[bool, str]:
+        """Is there enough of it to try it first? And why."""
+        if _by_flow(self):
+            share, _ = textured_shares(Regions(replace(self.clip, depth=None), "background"))
+            return share >= LEAST_TEXTURE, f"the background with texture covers {share:.0%} of the picture"
+        pairs = self.config.pairs
+        view = "whole" if pairs.view == "square" else pairs.view
+        frames = clip_pair_frames(self.clip, replace(pairs, mask_confidence=True, fill="none", view=view))
+        share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
+        return share >= LEAST_BACKGROUND, f"the background covers {share:.0%} of the view"
+
 
 def _place(task: _Task) -> tuple[_Placed, str, str]:
     """Also the anchor and why it was chosen."""
@@ -192,7 +203,7 @@ def _place(task: _Task) -> tuple[_Placed, str, str]:
         return _on_object(task, known), "object", "as asked for"
     if config.anchor == "background":
         return _on_background(task, known), "background", "as asked for"
-    enough, seen = _background_shows(task)
+    enough, seen = task.background_shows
     if not enough and known is None:
         return _on_object(task, known), "object", seen
     first: _Placed | None = None
@@ -213,18 +224,6 @@ def _place(task: _Task) -> tuple[_Placed, str, str]:
     if first is not None and (second.share < first.share or second.off > CONTRADICTS):
         return first, "background", f"{why}; the object does not do better"
     return second, "object", failed
-
-
-def _background_shows(task: _Task) -> tuple[bool, str]:
-    """Is there enough of it to try it first? And why."""
-    if _by_flow(task):
-        share, _ = textured_shares(Regions(replace(task.clip, depth=None), "background"))
-        return share >= LEAST_TEXTURE, f"the background with texture covers {share:.0%} of the picture"
-    pairs = task.config.pairs
-    view = "whole" if pairs.view == "square" else pairs.view
-    frames = clip_pair_frames(task.clip, replace(pairs, mask_confidence=True, fill="none", view=view))
-    share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
-    return share >= LEAST_BACKGROUND, f"the background covers {share:.0%} of the view"
 
 
 def _near(mask: np.ndarray) -> np.ndarray:
@@ -304,55 +303,20 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
 
 def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     """With the object's depth as it follows from the object alone, all frames together: what of its motion is rigid
-    tells how its distance changes. How large it is then, one factor for the clip, its surroundings tell
-    (`resting_scale`). flow: of the background."""
+    tells how its distance changes. How large it is then, one factor for the clip, `object_distance` tells. flow: of
+    the background."""
     clip = task.clip
     lens = _clip_cameras(clip, placed)
     alone = replace(task, clip=replace(clip, cameras=replace(lens, world_from_cam=lens.world_from_cam * math.nan)))
     own = _on_object(alone, None).object
     assert own is not None
-    measured = triangulate(flow, lens)
-    ratios, said = [], []
-    for row in range(len(clip)):
-        mask = np.asarray(clip.masks[row], dtype=bool)
-        depth, whole = own.picture(row)[0], placed.seen.picture(row)[0]
-        if bool(lens.registered[row]):
-            ratios.append(outline_ratios(mask, Surroundings.of(measured, lens, row, mask), depth))
-        both = mask & (depth > 0) & (whole > 0)
-        if both.any():
-            said.append(float(np.median(whole[both] / depth[both])))
-    if not said:
+    found = object_distance(clip, lens, own, placed.seen, flow, background=task.background_shows[0])
+    if found is None:
         return placed
-    network = float(np.median(said))
-    if _background_shows(task)[0]:
-        scale, rests = resting_scale(ratios, network)
-        what = "rests on what is around it" if rests else "touches nothing: the network's word holds"
-    else:
-        scale = _path_scale(clip, lens, own)
-        what = "moves most plainly so" if math.isfinite(scale) else "shows nothing of it: the network's word holds"
-        scale = scale if math.isfinite(scale) else network
     # frames that the object's alignment leaves out keep what the network says, in the same unit
-    chosen = own.times(scale).filled(placed.seen.times(scale / network))
-    note = f"mast3r: the object is {scale / network:.2f} times as far as the network says: it {what}"
+    chosen = own.times(found.scale).filled(placed.seen.times(found.scale / found.said))
+    note = f"mast3r: the object is {found.scale / found.said:.2f} times as far as the network says: it {found.why}"
     return replace(placed, object=chosen, notes=(note,))
-
-
-def _path_scale(clip: Clip, lens: Camera, own: MeasuredDepth) -> float:
-    """See `path_scale`; of the frames whose camera and object are known."""
-    rows, arms = [], []
-    for row in torch.nonzero(lens.registered).squeeze(-1).tolist():
-        depth = own.picture(row)[0]
-        y, x = np.nonzero((depth > 0) & np.asarray(clip.masks[row], dtype=bool))
-        if not len(y):
-            continue
-        xy, z = torch.from_numpy(np.stack([x, y], 1) + 0.5), torch.from_numpy(depth[y, x])
-        seen = unproject(lens.K[row].double(), torch.eye(4, dtype=torch.float64), xy, z).numpy()
-        rows.append(row)
-        arms.append(lens.world_from_cam[row, :3, :3].double().numpy() @ np.median(seen, 0))
-    if not rows:
-        return math.nan
-    centres = lens.world_from_cam[rows, :3, 3].numpy()
-    return path_scale(centres, np.array(arms), clip.timeline.times[clip.frames[rows]])
 
 
 def _look(task: _Task, frames: list[PairFrame], *, matches: bool) -> PairResults:

@@ -28,9 +28,6 @@ MOST_OUTLINE = 500  # pixels of it that are asked
 FAR = 4.0  # reaches; nothing beyond counts
 RIDGE = 1e-2  # of the weight: holds the slope where all that is near lies on a line
 LEAST_OUTLINE = 20  # pixels
-DEGREE = 2  # of the curve that an object's path is like
-LEAST_FRAMES = 8
-ALIKE = 0.7  # correlation of what the camera does beside such a curve with what the object seems to do
 FLIES = 1.6  # by so much more than the network says the object is not made larger
 
 
@@ -123,21 +120,3 @@ def resting_scale(ratios: list[np.ndarray], said: float) -> tuple[float, bool]:
     if np.isfinite(said) and found > FLIES * said:
         return said, False
     return found, True
-
-
-def path_scale(cameras: np.ndarray, arms: np.ndarray, times: np.ndarray) -> float:
-    """The same where nothing is known around the object, by its path: taken too small it goes along with each turn and
-    bob of the camera, too large against it. At the right size its path through the world is the plainest: nearest to
-    a curve of second degree in time (the cameras' path must not be one). NaN where that says nothing.
-
-    Args:
-        cameras: (T, 3) centres, world. arms: (T, 3) from there to the object's middle, world axes, in the object's
-            unit. times: (T,).
-    """
-    if len(times) < LEAST_FRAMES:
-        return float("nan")
-    basis, _ = np.linalg.qr(np.vander((times - times[0]) / max(np.ptp(times), 1e-12), DEGREE + 1))
-    own, there = (part - basis @ (basis.T @ part) for part in (cameras, arms))
-    both, far = float((own * there).sum()), float((there * there).sum())
-    alike = -both / max(np.sqrt(far * float((own * own).sum())), 1e-12)
-    return -both / far if alike > ALIKE else float("nan")

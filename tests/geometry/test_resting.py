@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from dyn4d.core.types import Camera
-from dyn4d.geometry.resting import Surroundings, outline_ratios, path_scale, resting_scale
+from dyn4d.geometry.object_distance import path_scale
+from dyn4d.geometry.resting import Surroundings, outline_ratios, resting_scale
 from dyn4d.geometry.triangulation import SeenAgain
 
 HEIGHT = WIDTH = 160
