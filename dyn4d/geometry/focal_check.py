@@ -29,7 +29,7 @@ SIGMAS = 8.0  # by how many (optimistic) standard deviations the matches have to
 GAIN = 10.0  # by how much they have to fit better, half squares,
 RELIEF = 1.5  # and how far the network's relief may have to bend all the same, times what is taken for usual at first
 OPEN = 0.1  # standard deviation of the logarithm at which the matches say next to nothing
-MATCHES, PAIR_MATCHES = 40000, 200  # in all and of a pair: few unknowns
+MATCHES, PAIR_MATCHES = 20000, 200  # in all and of a pair: few unknowns
 
 
 @dataclass(frozen=True)

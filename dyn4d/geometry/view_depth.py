@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from dyn4d.geometry.pair_results import PairFrame
@@ -52,10 +51,12 @@ def to_picture(frame: PairFrame, depth: np.ndarray, conf: np.ndarray) -> tuple[n
     grid = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).double() + 0.5
     at = frame.view.to_view(grid)
     inside = frame.view.inside(grid).numpy()
-    where = at.flip(-1).permute(2, 0, 1).numpy() - 0.5  # row, column
+    at = 2 * at / torch.tensor([depth.shape[1], depth.shape[0]], dtype=torch.float64) - 1
     known = depth > 0
-    tables = np.where(known, 1 / np.where(known, depth, 1), 0), np.where(known, conf, 0), known.astype(np.float64)
-    inverse, sure, share = (map_coordinates(table, where, order=1, mode="nearest") for table in tables)
+    tables = np.stack([np.where(known, 1 / np.where(known, depth, 1), 0), np.where(known, conf, 0), known])
+    inverse, sure, share = torch.nn.functional.grid_sample(
+        torch.from_numpy(tables)[None], at[None], mode="bilinear", padding_mode="border", align_corners=False
+    )[0].numpy()
     usable = inside & (share > 0.5)
     safe = np.where(usable, share, 1.0)
     return np.where(usable, safe / np.where(usable, inverse, 1.0), 0.0), np.where(usable, sure / safe, 0.0)
