@@ -45,7 +45,8 @@ class GeometryConfig:
     """Of the sparse alignment: whose matches hold the frames. network = its own. flow = the optical flow's, where they
     tie frames together. auto = flow with dyn4d's own networks."""
     fusions: int = 2
-    """Of the sparse alignment: how often all passes' depths are brought together and the poses refined again."""
+    """Of the sparse alignment: how often all passes' depths are brought together and the poses refined again; never on
+    a background that optical flow holds."""
     subsample: int = 8
     """Of the sparse alignment: pixels between anchors, whose depths are refined."""
     optimise_depth: bool = True
