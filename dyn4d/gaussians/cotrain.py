@@ -23,7 +23,7 @@ from dyn4d.gaussians.densify import PullStatistics, densify
 from dyn4d.gaussians.evaluate import input_metrics
 from dyn4d.gaussians.exposure import Exposure
 from dyn4d.gaussians.init import initial_cloud
-from dyn4d.gaussians.losses import RenderTerms, render_terms
+from dyn4d.gaussians.losses import RenderTerms, render_terms, stray
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser
 from dyn4d.gaussians.targets import FrameTarget, background_colour, make_target
 from dyn4d.gaussians.warp import move
@@ -33,6 +33,8 @@ from dyn4d.raster import rasterization
 CHECKPOINT = "dyn4d-cotrain/1"
 LONGEST = math.log(4.0)
 """Logarithm of the length of a Gaussian's longest axis over its second, from which on it is a needle."""
+STRAYS = 100.0
+"""Times `silhouette`: weight of what is astray. Few Gaussians are, and the mean is over all."""
 Regulariser = Callable[[Field, int], Tensor]
 """The field's own weighted loss on a batch drawn by a seed."""
 
@@ -73,7 +75,7 @@ def draw_frame(
     model: GaussianModel, field: Field, target: FrameTarget, *, sh_degree: int | None = None
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """Draw the Gaussians at a target's time into its window: (h, w, 4) colour and depth, (h, w, 1) alpha, and the
-    rasteriser's `info`. `sh_degree`: of the bands that are open, all if not given."""
+    rasteriser's `info` with `means`, (N, 3) world. `sh_degree`: of the bands that are open, all if not given."""
     cloud = model.cloud(sh_degree)
     moved = move(cloud, field, target.time)
     height, width = target.mask.shape
@@ -93,7 +95,7 @@ def draw_frame(
         packed=False,
         absgrad=True,
     )
-    return renders[0], alphas[0], info
+    return renders[0], alphas[0], {**info, "means": moved.means}
 
 
 def cotrain_step(
@@ -117,6 +119,9 @@ def cotrain_step(
         order_form=config.depth_order_form,
     )  # fmt: skip
     loss = terms.weighted(config) + shape_terms(state.model, config, half_size)
+    if config.silhouette:
+        astray = stray(info["means"], torch.sigmoid(state.model.logit_opacities), target, half_size)
+        loss = loss + config.silhouette * STRAYS * astray
     due = config.field > 0 and state.step % config.field_every == 0
     if regulariser is not None and state.field_optimiser is not None and due:
         loss = loss + config.field * config.field_every * regulariser(state.field, seed)

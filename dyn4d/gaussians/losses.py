@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from dyn4d.core.cameras import transform
 from dyn4d.gaussians.config import GaussiansConfig
 from dyn4d.gaussians.targets import FrameTarget
 from dyn4d.raster.similarity import l1_and_dssim
@@ -74,6 +75,25 @@ def depth_order_error(
     else:
         error = torch.nn.functional.softplus(-torch.sign(difference) * steep) / 100
     return (error * apart).sum() / apart.sum().clamp_min(1)
+
+
+def stray(means: Tensor, opacities: Tensor, target: FrameTarget, half_size: float) -> Tensor:
+    """How far Gaussians are outside a frame's window, where the picture shows that nothing of the object is: what no
+    render of the window tells. Mean over all of opacity times distance, relative to the object's half size.
+
+    Args:
+        means: (N, 3) world, at the frame's time. opacities: (N,) in (0, 1). half_size: world units.
+    """
+    seen = transform(target.cam_from_world, means)
+    z = seen[:, 2].clamp_min(1e-6)
+    (height, width), K = target.mask.shape, target.K
+    u = (seen[:, 0] * K[0, 0] + seen[:, 1] * K[0, 1]) / z + K[0, 2]
+    v = seen[:, 1] * K[1, 1] / z + K[1, 2]
+    across, down = ((-at).clamp_min(0) + (at - side).clamp_min(0) for at, side in ((u, width), (v, height)))
+    in_picture = (u + target.left > 0) & (u + target.left < target.picture[0])
+    in_picture &= (v + target.top > 0) & (v + target.top < target.picture[1]) & (seen[:, 2] > 1e-6)
+    away = (across + down) * z.detach() / K[0, 0] / half_size
+    return (opacities * away).where(in_picture, 0.0).mean()
 
 
 def render_terms(

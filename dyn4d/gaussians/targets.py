@@ -21,7 +21,8 @@ class FrameTarget:
     """One frame's window round the object, (h, w) pixels.
 
     Attributes:
-        frame: row in the selected frames. time: in [0, 1]. left, top: the window's first pixel.
+        frame: row in the selected frames. time: in [0, 1]. left, top: the window's first pixel. picture: width and
+            height of the whole.
         image: (h, w, 3) uint8. mask: (h, w) bool. edge: (h, w) bool, pixels in which colours mix.
         behind: (h, w, 3) uint8, the background's colour continued under the outline.
         depth: (h, w) float32 planar z, 0 = none. K: (3, 3) of the window. cam_from_world: (4, 4).
@@ -31,6 +32,7 @@ class FrameTarget:
     time: float
     left: int
     top: int
+    picture: tuple[int, int]
     image: Tensor
     mask: Tensor
     edge: Tensor
@@ -85,6 +87,7 @@ def make_target(clip: Clip, camera: Camera, points: FramePoints, frame: int, *, 
         time=float(clip.times[frame]),
         left=left,
         top=top,
+        picture=(clip.width, clip.height),
         image=torch.from_numpy(image),
         mask=torch.from_numpy(cut),
         edge=torch.from_numpy((outside + inside) <= EDGE),

@@ -246,7 +246,7 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     frames = clip_pair_frames(task.clip, config.pairs)
     flow = _flow(task, "object")
     stays = known is not None and config.poses == "given" and len(frames) > 1
-    results = _look(task, frames, matches=stays or not (flow is not None and ties_all(flow, frames)))
+    results = _look(task, frames, flow, matches=stays)
     found = _align(task, frames, results, known, "object", flow)
     off = matches_off(frames, results, found) if stays else math.nan
     placed = _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
@@ -281,7 +281,7 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     background = [~_near(frame.kept) if config.pairs.mask_confidence else ~_near(frame.matched) for frame in objects]
     frames = [replace(f, kept=all_, matched=back) for f, all_, back in zip(objects, everything, background)]
     flow = _flow(task, "background")
-    results = _look(task, frames, matches=not (flow is not None and ties_all(flow, frames)))
+    results = _look(task, frames, flow)
     still = [replace(f, kept=back) for f, back in zip(frames, background)]
     rows = tuple(frame.pixels for frame in still)  # rows of all pixels are the pixels themselves
     twice = rows if len(rows) > 1 else (*rows, *rows)
@@ -319,8 +319,12 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     return replace(placed, object=chosen, notes=(note,))
 
 
-def _look(task: _Task, frames: list[PairFrame], *, matches: bool) -> PairResults:
+def _look(
+    task: _Task, frames: list[PairFrame], flow: Correspondences | None, *, matches: bool = False
+) -> PairResults:
+    """What the network says of the pairs; its matches where the flow does not tie the frames, or where asked for."""
     network, pairs, cache = task.network, task.config.pairs, task.cache
+    matches = matches or flow is None or not ties_all(flow, frames)
     if len(frames) > 1:
         return look_at_pairs(network, frames, pairs, matches=matches, cache=cache, progress=task.progress)
     # A single frame is looked at together with itself.

@@ -17,7 +17,7 @@ from dyn4d.gaussians.config import GaussiansConfig
 from dyn4d.gaussians.cotrain import cotrain, open_bands, shape_terms
 from dyn4d.gaussians.densify import PullStatistics, densify
 from dyn4d.gaussians.init import SH_DC, initial_cloud, surface_frames, voxel_average
-from dyn4d.gaussians.losses import compose, depth_order_error
+from dyn4d.gaussians.losses import compose, depth_order_error, stray
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser, change_rows
 from dyn4d.gaussians.targets import FrameTarget, background_colour, make_target
 from dyn4d.gaussians.warp import covariance, move, move_cloud, nearest_rotation
@@ -217,6 +217,28 @@ def test_compose_asks_for_the_frame_where_it_shows_and_for_the_background_elsewh
     picture, wanted = compose(target.image.float() / 255 * alpha, alpha, target, colour)
     assert torch.allclose(picture, wanted, atol=1e-6), "the exact render costs nothing"
     assert torch.equal(wanted[0, 0], colour)
+
+
+def test_what_is_astray_is_pulled_back_where_the_picture_shows_that_it_is() -> None:
+    clip, points, camera = make_clip()
+    target = make_target(clip, camera, points, 1, margin=4)
+    assert target is not None
+    height, width = target.mask.shape
+    assert target.picture == (SIZE, SIZE) and target.left == 4 and target.left + width < SIZE
+    pixels = torch.tensor([[width / 2, height / 2], [-3.0, height / 2], [width + 2.0, -1.0], [-5.0, 3.0], [3.0, 99.0]])
+    world_from_cam = torch.linalg.inv(target.cam_from_world)
+    means = unproject(target.K, world_from_cam, pixels, torch.full((5,), 2.0))
+    means = torch.cat([means, unproject(target.K, world_from_cam, pixels[1:2], torch.tensor([-2.0]))]).requires_grad_()
+    opacities = torch.linspace(0.4, 0.9, 6).requires_grad_()
+    found = stray(means, opacities, target, 0.5)
+    metre = 2.0 / float(target.K[0, 0]) / 0.5
+    assert found.item() == pytest.approx((0.5 * 3 + 0.6 * (2 + 1)) * metre / 6, rel=1e-4)
+    found.backward()
+    assert means.grad is not None and opacities.grad is not None
+    pulled = (means.grad.abs().sum(-1) > 0).tolist()
+    assert pulled == (opacities.grad > 0).tolist() == [False, True, True, False, False, False]
+    better = stray(means.detach() - 0.05 * means.grad, opacities, target, 0.5)
+    assert better < found
 
 
 def sloped_target() -> tuple[torch.Tensor, FrameTarget]:
