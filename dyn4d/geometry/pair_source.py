@@ -319,9 +319,7 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     return replace(placed, object=chosen, notes=(note,))
 
 
-def _look(
-    task: _Task, frames: list[PairFrame], flow: Correspondences | None, *, matches: bool = False
-) -> PairResults:
+def _look(task: _Task, frames: list[PairFrame], flow: Correspondences | None, *, matches: bool = False) -> PairResults:
     """What the network says of the pairs; its matches where the flow does not tie the frames, or where asked for."""
     network, pairs, cache = task.network, task.config.pairs, task.cache
     matches = matches or flow is None or not ties_all(flow, frames)

@@ -25,6 +25,7 @@ DRIFTED = 0.35  # of the log of brightness, over the clip
 CLIPPED = 0.3  # of the object
 CUT = 3.5  # times the usual change between frames
 LASTING = 1.5  # times the usual change over two frames, that is there at once and stays
+AGAIN = 0.5  # of the object's pixels, that have to be found again in the next frame
 SWAPPED = 0.75  # of the change between neighbours, that frames two apart differ by
 STILL = 0.02  # of the usual change
 FEW_TEXTURED = 0.03  # of the object's pixels
@@ -40,7 +41,8 @@ def find_risks(clip: Clip, watch: ClipWatch) -> list[Finding]:
     figures = watch.figures
     found: list[Finding] = []
     checks: tuple[Callable[[], list[Finding]], ...] = (
-        lambda: _sizes(clip, figures), lambda: time_findings(clip), lambda: _order(figures), lambda: _blur(figures),
+        lambda: _sizes(clip, figures), lambda: time_findings(clip), lambda: _order(figures), lambda: _apart(figures),
+        lambda: _blur(figures),
         lambda: _exposure(figures), lambda: mask_findings(figures), lambda: _texture(figures),
         lambda: _camera(clip, watch), lambda: depth_findings(clip, watch),
         lambda: pose_findings(watch.poses.pairs),
@@ -107,6 +109,19 @@ def _order(figures: Sequence[FrameFigures]) -> list[Finding]:
     found += about("cut", figures, cuts, "the picture changes far more than between other frames",
                     "frames on both sides can hardly be matched", "cut the clip there: --frames")  # fmt: skip
     return found
+
+
+def _apart(figures: Sequence[FrameFigures]) -> list[Finding]:
+    """Pictures between which the object can hardly be followed."""
+    again = column(figures, "again")
+    rows = np.flatnonzero(again < AGAIN)
+    least = float(again[rows].min()) if len(rows) else 1.0
+    return about(
+        "far apart", figures, rows,
+        f"little of the object in the frame before is found again (down to {least:.0%} of its pixels)",
+        "what it does in between cannot be followed, and cameras that it is to hold are lost",
+        "give more of the frames between, or film slower; for photos from around it also cameras.json with poses",
+    )  # fmt: skip
 
 
 def _outlier(change: np.ndarray, skip: np.ndarray, usual: np.ndarray, i: int) -> bool:

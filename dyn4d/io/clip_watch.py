@@ -20,6 +20,8 @@ from dyn4d.io.pose_watch import PoseWatch
 LONGEST = 1280  # px: larger pictures are reduced before anything is measured
 THUMB = 64  # px: of pictures that are compared as wholes
 OUTLINE = 192  # px: of masks that are compared
+FOLLOWED = 256  # px: of pictures between which the flow is looked for
+RETURN_PX = 1.0  # of those: flow there and back that ends nearer to where it began has found the pixel again
 CORE = 3  # px: this far inside the outline the object's own surface is looked at
 SITES, REACH = 16, 8  # places in the clip at which the background's motion is measured, frames between
 CORNERS = 200
@@ -41,6 +43,7 @@ class FrameFigures:
             even_skip: the same, had both one brightness. same: it is that frame, bit for bit.
         area: object pixels. centre: px. size: px, longest side of its box. turned, turned_skip: 1 - overlap with the
             mask before and before that, laid centre on centre. border: px of it on the edge of the picture.
+        again: share of the object's pixels in the frame before that the flow finds in this one.
         holes: area enclosed without an edge over its own. pieces: share of its largest piece. texture: share that is
             textured.
         deep: share of it with depth. depth, spread: median and relative width of that. levels: different values.
@@ -62,6 +65,7 @@ class FrameFigures:
     size: float = NAN
     turned: float = NAN
     turned_skip: float = NAN
+    again: float = NAN
     border: float = NAN
     holes: float = NAN
     pieces: float = NAN
@@ -92,6 +96,8 @@ class _Seen:
     outline: np.ndarray
     centre: tuple[float, float]
     around: np.ndarray
+    picture: np.ndarray
+    inside: np.ndarray
 
 
 @dataclass
@@ -148,7 +154,11 @@ class ClipWatch:
         outline = cv2.resize(inside * 255, size, interpolation=cv2.INTER_AREA) > 127
         shrunk = (cv2.resize(inside * 255, thumb.shape[::-1], interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
         around = cv2.dilate(shrunk, np.ones((9, 9), np.uint8)) == 0
-        mine = _Seen(hash(image.tobytes()), thumb, outline, _middle(outline), around)
+        scale = min(FOLLOWED / max(grey.shape), 1.0)
+        size = (max(round(grey.shape[1] * scale), 1), max(round(grey.shape[0] * scale), 1))
+        picture = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        object_ = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST) > 0
+        mine = _Seen(hash(image.tobytes()), thumb, outline, _middle(outline), around, picture, object_)
         if self._seen:
             before = self._seen[-1]
             figures.change = float(np.abs(thumb - before.thumb).mean())
@@ -162,6 +172,7 @@ class ClipWatch:
             if np.count_nonzero(lit) >= 16:
                 figures.gain = float(np.median(np.log(here[lit] / there[lit])))
             figures.turned = NAN if whole else _unlike(mine, before)
+            figures.again = _found_again(before, mine)
         if len(self._seen) == 2:
             figures.skip = float(np.abs(thumb - self._seen[0].thumb).mean())
             figures.even_skip = _even_change(thumb, self._seen[0].thumb)
@@ -181,6 +192,21 @@ class ClipWatch:
             self._starts = {start for start in self._starts if start > row}
             around = cv2.dilate(inside, np.ones((15, 15), np.uint8))
             self._anchor = (row, small, (around == 0).astype(np.uint8))
+
+
+def _found_again(before: _Seen, now: _Seen) -> float:
+    """The share of the object's pixels in `before` that come back from `now` to where they were; NaN where there are
+    few, or the pictures too small for the flow."""
+    y, x = np.nonzero(before.inside)
+    if len(x) < 64 or min(now.picture.shape) < 16 or before.picture.shape != now.picture.shape:
+        return NAN
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    there = flow.calc(before.picture, now.picture, None)[y, x]  # type: ignore[call-overload]
+    back = flow.calc(now.picture, before.picture, None)  # type: ignore[call-overload]
+    at = (np.stack([x, y], -1) + there).astype(np.float32)
+    # Gone out of the picture is not found.
+    returned = cv2.remap(back, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderValue=(1e6, 1e6))[0]
+    return float((np.linalg.norm(there + returned, axis=-1) < RETURN_PX).mean())
 
 
 def _even_change(a: np.ndarray, b: np.ndarray) -> float:

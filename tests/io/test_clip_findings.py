@@ -17,6 +17,7 @@ import torch
 from dyn4d.check_cli import CheckRequest, check
 from dyn4d.core.types import Clip, Timeline
 from dyn4d.io.check import Finding, inspect_clip
+from dyn4d.io.clip_watch import ClipWatch
 from dyn4d.io.clips import load_clip
 from dyn4d.synthetic import build_scene, write_scene
 
@@ -167,6 +168,7 @@ DAMAGES: dict[str, tuple[Callable[[list, list, list], None], str, tuple[int, ...
     "a frame repeated": (_repeat, "repeated", (HIT,)),
     "a frame nearly repeated": (_almost_repeat, "repeated", (HIT,)),
     "another shot from a frame on": (_cut, "cut", (HIT,)),
+    "nothing of the object to be found again": (_cut, "far apart", (HIT,)),
     "depth 5 px to the right": (_depth_beside, "depth shift", ()),
     "half of a map missing": (_depth_holes, "depth holes", (HIT,)),
     "two thirds of all maps missing": (_depth_thin, "depth holes", ()),
@@ -277,6 +279,22 @@ def test_a_frame_of_another_brightness_is_no_cut(clean: Clip, factor: float) -> 
     for change in (flash, step):
         told = kinds(inspect_clip(damaged(clean, change)))
         assert "exposure" in told and "cut" not in told
+
+
+def test_the_share_of_the_object_that_is_found_again_is_measured(clean: Clip) -> None:
+    def other_below(images: list, masks: list, depth: list) -> None:
+        low = int(np.median(np.nonzero(masks[HIT - 1])[0]))
+        images[HIT] = np.roll(images[HIT - 1], 3, axis=1)
+        noise = np.random.default_rng(0).integers(0, 256, images[HIT].shape, dtype=np.uint8)
+        images[HIT][low:] = noise[low:]
+
+    clip = damaged(clean, other_below)
+    watch = ClipWatch(clip)
+    for row in range(HIT - 3, HIT + 1):
+        watch.add(row, np.asarray(clip.images[row]), np.asarray(clip.masks[row], dtype=bool), None)
+    *usual, here = [one.again for one in watch.figures]
+    assert np.isnan(usual[0]) and min(usual[1:]) > 0.9
+    assert here == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_small_hole_that_its_neighbours_do_not_have(clean: Clip) -> None:
