@@ -1,4 +1,4 @@
-"""Random bodies with bones: animals, snakes, branching things, blobs, furniture and vessels, each by its seed.
+"""Random bodies with bones: people, animals, snakes, branching things, blobs, furniture and vessels, each by its seed.
 
 They are made to teach shape: no two are alike, none is anyone's model. A body is about as large as the unit ball and
 stands along z; rest-pose conventions are those of `skeleton`.
@@ -7,17 +7,17 @@ stands along z; rest-pose conventions are those of `skeleton`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from dyn4d.synthetic.body_plan import THINNEST, Gait, Plan, Rng, add_head, triple, unit
 from dyn4d.synthetic.raster import vertex_normals
 from dyn4d.synthetic.skeleton import owners_of, skin_weights
 from dyn4d.synthetic.solids import Primitive, ambient_occlusion, as_table, bounds, box, cone, ellipsoid, mesh_solid
+from dyn4d.synthetic.walkers import person, quadruped
 
-Rng = np.random.Generator
 CELLS = 36_000  # of the grid that a body is meshed on
-THINNEST = 0.045  # least radius of a limb; thinner ones would fall between the grid's points
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Body:
         kind: which of `KINDS`. flexible: how far its joints turn, 0 = rigid, 1 = as an animal's.
         rest: (V, 3), normals: (V, 3) unit, occlusion: (V,) in (0, 1]. faces: (F, 3) int64, counter-clockwise outside.
         weights: (V, B) of the bones. parent: (B,) int64, -1 = the root. joint: (B, 3) where each hangs on its parent.
+        gait: how it goes, where it is one that goes; such a body stands upright and looks along x.
     """
 
     kind: str
@@ -39,38 +40,7 @@ class Body:
     weights: np.ndarray
     parent: np.ndarray
     joint: np.ndarray
-
-
-@dataclass
-class _Plan:
-    """Primitives and bones as they are thought of; bone 0 is the root."""
-
-    flexible: float
-    parts: list[Primitive] = field(default_factory=list)
-    parent: list[int] = field(default_factory=lambda: [-1])
-    joint: list[np.ndarray] = field(default_factory=lambda: [np.zeros(3)])
-
-    def bone(self, parent: int, joint: np.ndarray) -> int:
-        self.parent.append(parent)
-        self.joint.append(np.asarray(joint, dtype=np.float64))
-        return len(self.parent) - 1
-
-    def limb(
-        self, rng: Rng, start: np.ndarray, direction: np.ndarray, length: float, radius: float, parent: int,
-        *, segments: int = 2, taper: float = 0.6, kink: float = 0.4, end: float = 0.0,
-    ) -> np.ndarray:  # fmt: skip
-        """A chain of round cones, each on a bone of its own; where it ends. `end`: radius of a knob there."""
-        at, along, r = np.asarray(start, float), _unit(direction), radius
-        for _ in range(segments):
-            bone = self.bone(parent, at)
-            to = at + along * length / segments
-            thinner = max(r * taper ** (1 / segments), THINNEST)
-            self.parts.append(cone(_t(at), max(r, THINNEST), _t(to), thinner, blend=0.6 * r, bone=bone))
-            at, r, parent = to, thinner, bone
-            along = _unit(along + kink * rng.normal(0, 0.6, 3))
-        if end > 0:
-            self.parts.append(ellipsoid(_t(at), _t(end * rng.uniform(0.7, 1.4, 3)), blend=0.5 * end, bone=parent))
-        return at
+    gait: Gait | None = None
 
 
 def make_body(seed: int, index: int) -> Body:
@@ -91,27 +61,18 @@ def make_body(seed: int, index: int) -> Body:
     joints = (np.stack(plan.joint) - middle) / size
     return Body(
         kind, plan.flexible, (vertices - middle) / size, normals, occlusion, faces, weights,
-        np.array(plan.parent, dtype=np.int64), joints,
+        np.array(plan.parent, dtype=np.int64), joints, plan.gait,
     )  # fmt: skip
 
 
-def _t(values: np.ndarray) -> tuple[float, float, float]:
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-def _unit(direction: np.ndarray) -> np.ndarray:
-    d = np.asarray(direction, dtype=np.float64)
-    return d / max(float(np.linalg.norm(d)), 1e-9)
-
-
-def _animal(rng: Rng) -> _Plan:
+def _animal(rng: Rng) -> Plan:
     """A trunk that lies, legs in pairs, neck and head, perhaps a tail."""
-    plan = _Plan(float(rng.uniform(0.5, 1.2)))
+    plan = Plan(float(rng.uniform(0.5, 1.2)))
     half, girth = rng.uniform(0.25, 0.6), rng.uniform(0.10, 0.3)
     back, front = np.array([-half, 0, 0]), np.array([half, 0, rng.uniform(-0.1, 0.15)])
     hips = plan.bone(0, np.zeros(3))
-    plan.parts.append(cone(_t(back), girth * rng.uniform(0.7, 1.1), (0, 0, 0), girth, blend=0.1, bone=hips))
-    plan.parts.append(cone((0, 0, 0), girth, _t(front), girth * rng.uniform(0.7, 1.2), blend=0.1, bone=0))
+    plan.parts.append(cone(triple(back), girth * rng.uniform(0.7, 1.1), (0, 0, 0), girth, blend=0.1, bone=hips))
+    plan.parts.append(cone((0, 0, 0), girth, triple(front), girth * rng.uniform(0.7, 1.2), blend=0.1, bone=0))
     leg, thick = rng.uniform(0.3, 0.9), girth * rng.uniform(0.25, 0.55)
     for pair in range(int(rng.choice([1, 2, 2, 2, 3]))):
         x = half * (0.85 - 1.7 * pair / max(1, 1)) if pair < 2 else 0.0
@@ -121,36 +82,22 @@ def _animal(rng: Rng) -> _Plan:
             plan.limb(rng, start, down, leg, thick, 0 if x > 0 else hips, end=thick * rng.choice([0, 1.2]))
     neck = np.array([rng.uniform(0.2, 1.0), 0, rng.uniform(-0.2, 1.2)])
     tip = plan.limb(rng, front, neck, rng.uniform(0.1, 0.6), girth * rng.uniform(0.4, 0.8), 0, segments=2, taper=0.7)
-    _head(plan, rng, tip, _unit(neck), girth * rng.uniform(0.5, 1.1))
+    add_head(plan, rng, tip, unit(neck), girth * rng.uniform(0.5, 1.1))
     if rng.random() < 0.7:
         away = np.array([-1.0, 0, rng.uniform(-0.6, 0.8)])
         plan.limb(rng, back, away, rng.uniform(0.2, 1.0), girth * rng.uniform(0.2, 0.5), hips, segments=3, taper=0.3)
     return plan
 
 
-def _head(plan: _Plan, rng: Rng, at: np.ndarray, along: np.ndarray, size: float) -> None:
-    size = max(size, 0.07)
-    last = len(plan.parent) - 1
-    plan.parts.append(ellipsoid(_t(at), _t(size * rng.uniform(0.7, 1.2, 3)), blend=0.4 * size, bone=last))
-    nose = at + size * _unit(np.array([1.0, 0, -0.2]) + 0.4 * along)
-    if rng.random() < 0.7:
-        plan.parts.append(cone(_t(at), 0.6 * size, _t(nose), 0.35 * size, blend=0.4 * size, bone=last))
-    if rng.random() < 0.6:
-        for side in (-1, 1):
-            ear = at + size * np.array([-0.2, side * 0.5, 0.8])
-            tip = ear + size * rng.uniform(0.4, 1.4) * _unit(np.array([-0.3, side * rng.uniform(0.1, 1), 1.0]))
-            plan.parts.append(cone(_t(ear), 0.045, _t(tip), 0.035, blend=0.03, bone=last))
-
-
-def _biped(rng: Rng) -> _Plan:
+def _biped(rng: Rng) -> Plan:
     """A trunk that stands, two legs, two arms or wings, a head."""
-    plan = _Plan(float(rng.uniform(0.6, 1.3)))
+    plan = Plan(float(rng.uniform(0.6, 1.3)))
     height, girth = rng.uniform(0.3, 0.6), rng.uniform(0.1, 0.25)
     low, high = np.zeros(3), np.array([rng.normal(0, 0.05), 0, height])
     chest = plan.bone(0, np.array([0, 0, 0.4 * height]))
     wide = girth * rng.uniform(0.9, 1.5)
     plan.parts.append(ellipsoid((0, 0, 0.1), (girth, wide * 0.9, 0.35 * height), blend=0.08))
-    plan.parts.append(ellipsoid(_t(0.75 * high), (girth, wide, 0.45 * height), blend=0.08, bone=chest))
+    plan.parts.append(ellipsoid(triple(0.75 * high), (girth, wide, 0.45 * height), blend=0.08, bone=chest))
     for side in (-1, 1):
         leg = np.array([rng.normal(0, 0.1), side * rng.uniform(0.0, 0.4), -1])
         thick = girth * rng.uniform(0.4, 0.65)
@@ -168,13 +115,13 @@ def _biped(rng: Rng) -> _Plan:
         start = high + np.array([0, side * 0.9 * wide, -0.1])
         plan.limb(rng, start, arm, rng.uniform(0.4, 0.9), thick * 0.7, chest, kink=0.4, end=0.6 * thick)
     tip = plan.limb(rng, high, np.array([0.1, 0, 1.0]), rng.uniform(0.1, 0.25), 0.5 * girth, chest, segments=1)
-    _head(plan, rng, tip + np.array([0, 0, 0.05]), np.array([0, 0, 1.0]), rng.uniform(0.1, 0.22))
+    add_head(plan, rng, tip + np.array([0, 0, 0.05]), np.array([0, 0, 1.0]), rng.uniform(0.1, 0.22))
     return plan
 
 
-def _snake(rng: Rng) -> _Plan:
+def _snake(rng: Rng) -> Plan:
     """A chain that winds."""
-    plan = _Plan(float(rng.uniform(0.4, 0.9)))
+    plan = Plan(float(rng.uniform(0.4, 0.9)))
     count, radius = int(rng.integers(5, 10)), rng.uniform(0.07, 0.2)
     at, angle, parent = np.zeros(3), rng.uniform(0, 2 * math.pi), 0
     turn, rise = rng.normal(0, 0.5), rng.normal(0, 0.15)
@@ -184,28 +131,28 @@ def _snake(rng: Rng) -> _Plan:
         bone = parent if number == 0 else plan.bone(parent, at)
         shape = [math.sin(math.pi * (0.12 + 0.8 * (number + d) / count)) ** 0.5 for d in (0, 1)]
         ends = [max(radius * s, THINNEST) for s in shape]
-        plan.parts.append(cone(_t(at), ends[0], _t(to), ends[1], blend=0.04, bone=bone))
+        plan.parts.append(cone(triple(at), ends[0], triple(to), ends[1], blend=0.04, bone=bone))
         at, parent = to, bone
     if rng.random() < 0.6:
-        plan.parts.append(ellipsoid(_t(at), _t(radius * rng.uniform(0.8, 1.8, 3)), blend=0.05, bone=parent))
+        plan.parts.append(ellipsoid(triple(at), triple(radius * rng.uniform(0.8, 1.8, 3)), blend=0.05, bone=parent))
     return plan
 
 
-def _branching(rng: Rng) -> _Plan:
+def _branching(rng: Rng) -> Plan:
     """A core with 2 to 10 limbs that may branch: spiders, starfish, plants, nothing in particular."""
-    plan = _Plan(float(rng.uniform(0.3, 1.0)))
+    plan = Plan(float(rng.uniform(0.3, 1.0)))
     core = rng.uniform(0.12, 0.4, 3)
     plan.parts.append(_lump(rng, np.zeros(3), core, 0))
     flat = rng.random() < 0.4
     for _ in range(int(rng.integers(2, 11))):
-        direction = _unit(rng.normal(0, 1, 3) * ([1, 1, 0.2] if flat else [1, 1, 1]))
+        direction = unit(rng.normal(0, 1, 3) * ([1, 1, 0.2] if flat else [1, 1, 1]))
         start = direction * core * 0.8
         radius = rng.uniform(0.05, 0.16)
         segments = int(rng.integers(1, 4))
         tip = plan.limb(rng, start, direction, rng.uniform(0.3, 1.0), radius, 0, segments=segments, kink=0.5,
                         taper=rng.uniform(0.4, 1.2), end=radius * rng.choice([0, 0, 1.5]))  # fmt: skip
         if rng.random() < 0.25:
-            aside = _unit(direction + rng.normal(0, 0.7, 3))
+            aside = unit(direction + rng.normal(0, 0.7, 3))
             plan.limb(rng, tip, aside, rng.uniform(0.2, 0.5), 0.7 * radius, len(plan.parent) - 1, segments=1)
     return plan
 
@@ -213,25 +160,25 @@ def _branching(rng: Rng) -> _Plan:
 def _lump(rng: Rng, centre: np.ndarray, halves: np.ndarray, bone: int, blend: float = 0.06) -> Primitive:
     """An ellipsoid, a box, or something between."""
     if rng.random() < 0.5:
-        return ellipsoid(_t(centre), _t(halves), blend=blend, bone=bone)
+        return ellipsoid(triple(centre), triple(halves), blend=blend, bone=bone)
     rounding = float(min(halves) * rng.uniform(0.15, 0.95))
-    return box(_t(centre), _t(halves), rounding, blend=blend * rng.uniform(0.2, 1), bone=bone)
+    return box(triple(centre), triple(halves), rounding, blend=blend * rng.uniform(0.2, 1), bone=bone)
 
 
-def _blob(rng: Rng) -> _Plan:
+def _blob(rng: Rng) -> Plan:
     """A few lumps run together; soft ones bend between them."""
-    plan = _Plan(float(rng.choice([0.0, 0.3, 0.6])))
+    plan = Plan(float(rng.choice([0.0, 0.3, 0.6])))
     plan.parts.append(_lump(rng, np.zeros(3), rng.uniform(0.2, 0.6, 3), 0))
     for _ in range(int(rng.integers(0, 6))):
-        centre = _unit(rng.normal(0, 1, 3)) * rng.uniform(0.2, 0.6)
+        centre = unit(rng.normal(0, 1, 3)) * rng.uniform(0.2, 0.6)
         bone = plan.bone(0, 0.6 * centre)
         plan.parts.append(_lump(rng, centre, rng.uniform(0.08, 0.4, 3), bone, rng.uniform(0.02, 0.2)))
     return plan
 
 
-def _furniture(rng: Rng) -> _Plan:
+def _furniture(rng: Rng) -> Plan:
     """Slabs on legs, with backs, drawers and lamps on them; rigid, or with one hinge."""
-    plan = _Plan(float(rng.choice([0.0, 0.0, 0.35])))
+    plan = Plan(float(rng.choice([0.0, 0.0, 0.35])))
     wide, deep, thick, tall = (
         rng.uniform(0.3, 0.8),
         rng.uniform(0.25, 0.6),
@@ -265,9 +212,9 @@ def _furniture(rng: Rng) -> _Plan:
     return plan
 
 
-def _vessel(rng: Rng) -> _Plan:
+def _vessel(rng: Rng) -> Plan:
     """Round things stacked on an axis: bottles, toys, tools; some with a handle."""
-    plan = _Plan(float(rng.choice([0.0, 0.0, 0.5])))
+    plan = Plan(float(rng.choice([0.0, 0.0, 0.5])))
     z, r = -0.8, rng.uniform(0.1, 0.4)
     count = int(rng.integers(1, 5))
     for number in range(count):
@@ -286,7 +233,7 @@ def _vessel(rng: Rng) -> _Plan:
 
 
 KINDS = {
-    "animal": _animal, "biped": _biped, "snake": _snake, "branching": _branching, "blob": _blob,
-    "furniture": _furniture, "vessel": _vessel,
+    "person": person, "quadruped": quadruped, "animal": _animal, "biped": _biped, "snake": _snake,
+    "branching": _branching, "blob": _blob, "furniture": _furniture, "vessel": _vessel,
 }  # fmt: skip
-SHARES = (0.26, 0.18, 0.12, 0.16, 0.10, 0.10, 0.08)
+SHARES = (0.22, 0.34, 0.06, 0.05, 0.09, 0.08, 0.06, 0.06, 0.04)

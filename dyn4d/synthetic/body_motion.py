@@ -93,6 +93,8 @@ def two_moments(body: Body, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     speed = float(rng.choice([0.0, 0.3, 0.8, 1.3], p=[0.15, 0.35, 0.35, 0.15]))
     first = strength * rng.normal(0, 0.35, (len(body.parent), 3))
     second = first + body.flexible * speed * rng.normal(0, 0.3, first.shape)
+    if body.gait is not None:
+        first, second = _going(body, rng, first, second)
     first[0] = second[0] = 0.0
     a, b = pose_body(body, first), pose_body(body, second)
     if rng.random() < 0.6:
@@ -100,6 +102,16 @@ def two_moments(body: Body, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
         a, b = soft(a), soft.moved(rng, speed)(b)
     a = a - (a.max(0) + a.min(0)) / 2
     return a, lay_on(b, a)
+
+
+def _going(body: Body, rng: Rng, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns (B, 3) of a body on its way, from turns at random."""
+    assert body.gait is not None
+    share = float(rng.choice([0.1, 0.25, 0.6], p=[0.4, 0.4, 0.2]))  # of the random ones that stays
+    strong = float(rng.choice([0.1, 0.6, 1.0, 1.3], p=[0.15, 0.2, 0.4, 0.25]))
+    at, step = rng.uniform(0, 2 * np.pi), float(rng.choice([0.0, 0.3, 1.2, 3.0])) * rng.normal(0, 1)
+    turns = [body.gait.turns(phase) for phase in (at, at + step)]
+    return share * first + strong * turns[0], share * second + strong * turns[1]
 
 
 def lay_on(points: np.ndarray, target: np.ndarray) -> np.ndarray:

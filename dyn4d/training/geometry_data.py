@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -146,7 +147,8 @@ def film_pair(rng: Rng, config: ObjectPairs, seed: int, index: int) -> FilmedPai
     share = float(rng.uniform(0.2, 0.5) if whole else rng.uniform(0.25, 1.0))  # of the short side, that the body takes
     reach = float(np.linalg.norm(moments[0], axis=1).max())
     distance = max(2 * focal * reach / (share * min(wide)), 1.35 * reach)
-    poses = _cameras(rng, config, moments, distance, focal, wide, whole)
+    stands = "room" if whole else "ground" if body.gait is not None and rng.random() < 0.85 else "air"
+    poses = _cameras(rng, config, moments, distance, focal, wide, stands)
     if whole:
         layers += _surroundings(rng, config, seed, index, moments, poses)
     views = [_whole_view(wide, config.size)] * 2 if whole else [
@@ -167,18 +169,20 @@ def _shape_of_picture(rng: Rng, square: bool) -> tuple[float, float]:
 
 def _cameras(
     rng: Rng, config: ObjectPairs, moments: np.ndarray, distance: float, focal: float, wide: tuple[float, float],
-    level: bool,
+    stands: Literal["room", "ground", "air"],
 ) -> np.ndarray:  # fmt: skip
-    """(2, 4, 4) cam_from_world of two cameras that look at the body, which is off the pictures' middle."""
+    """(2, 4, 4) cam_from_world of two cameras that look at the body, which is off the pictures' middle. stands: what is
+    on the ground is filmed as people film."""
+    level = stands == "room"
     turn = math.radians(config.turn) * float(rng.choice([0.15, 0.5, 1.0], p=[0.25, 0.25, 0.5])) * rng.uniform(0, 1)
     azimuth, elevation = (
         rng.uniform(0, 2 * math.pi),
-        math.radians(rng.uniform(4, 45) if level else rng.uniform(-20, 60)),
+        math.radians(rng.uniform(*{"room": (4, 45), "ground": (-5, 30), "air": (-20, 60)}[stands])),
     )
     tilt = rng.uniform(-0.35, 0.35) if level else rng.uniform(-math.pi, math.pi)
     step = turn * np.array([math.cos(tilt), 0.5 * math.sin(tilt)])
     roll = np.zeros(2) if level else rng.normal(0, 0.08) + rng.normal(0, 0.05, 2)
-    if not level and rng.random() < 0.15:
+    if stands == "air" and rng.random() < 0.15:
         roll = roll + rng.uniform(-math.pi, math.pi)
     room = 0.5 - 0.3 * min(1.0, 2 * focal / distance)
     offset = rng.uniform(-room, room, 2) * wide * (0.4 if level else rng.choice([0.3, 1.0, 1.4]))

@@ -68,3 +68,33 @@ def test_a_rounded_box_is_exact() -> None:
     table = as_table([box((0, 0, 0), (1, 0.5, 0.25), 0.1)])
     points = np.array([[2.0, 0, 0], [0, 0.7, 0], [0, 0, 0], [1 - 0.1 + 0.3, 0.5 - 0.1 + 0.4, 0]])
     assert np.allclose(distances(points, table), [1.0, 0.2, -0.25, 0.4])
+
+
+@pytest.mark.parametrize("kind", ["person", "quadruped"])
+def test_what_walks_swings_its_legs_along_x_and_bends_its_knees_one_way(kind: str) -> None:
+    index = next(i for i in range(200) if make_body(5, i).kind == kind)
+    body = make_body(5, index)
+    assert body.gait is not None
+    low = np.flatnonzero(body.rest[:, 2] < body.rest[:, 2].min() + 0.06)  # its feet
+    paths = np.stack([pose_body(body, body.gait.turns(phase))[low] for phase in np.linspace(0, 2 * np.pi, 9)])
+    assert np.allclose(paths[0], paths[-1])  # a step later everything is where it was
+    reach = np.ptp(paths, axis=0).max(0)
+    assert reach[0] > 0.1 and reach[0] > 3 * reach[1]
+    for side in (-1, 1):
+        ahead = paths[:, body.rest[low, 1] * side > 0, 0].mean(1)
+        assert np.ptp(ahead) > 0.05
+    if kind == "person":
+        left, right = (paths[:, body.rest[low, 1] * side > 0, 0].mean(1) for side in (1, -1))
+        assert np.corrcoef(left, right)[0, 1] < -0.5  # one foot goes ahead as the other goes back
+        joint, parent = body.joint, body.parent
+        knees = [b for b in range(1, len(parent)) if parent[b] > 0 and joint[b, 2] < -0.2 < joint[parent[b], 2]]
+        assert len(knees) == 2
+        for phase in np.linspace(0, 2 * np.pi, 9):
+            assert (body.gait.turns(phase)[knees, 1] >= -1e-9).all()  # shins go back, never ahead
+
+
+def test_what_walks_differs_from_moment_to_moment_and_from_sample_to_sample() -> None:
+    body = next(b for b in (make_body(5, i) for i in range(200)) if b.kind == "person")
+    moments = [two_moments(body, np.random.default_rng(seed)) for seed in range(8)]
+    assert max(np.abs(a - b).max() for a, b in moments) > 0.2
+    assert min(np.abs(moments[0][0] - a).max() for a, _ in moments[1:]) > 0.01
