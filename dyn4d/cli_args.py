@@ -341,6 +341,8 @@ class TrainGeometryArgs(Common):
     (.state)."""
     resume: str | None = None
     """A state elsewhere to go on from; the settings are then those of its training."""
+    init: str | None = None
+    """Weights of an earlier training to start from, instead of random ones."""
     samples: int | None = None
     """Samples in the whole training. Default: training.samples."""
     minutes: float | None = None

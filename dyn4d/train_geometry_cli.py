@@ -18,13 +18,15 @@ class GeometryRequest:
     """What to train and where to write it.
 
     Attributes:
-        out: the weights, ending in .safetensors. resume: a state to go on from. samples: instead of
-            `training.samples`. minutes: stop after this long. threads: of torch; the weights depend on it in their last
-            bits. device: "auto", "cpu" or "cuda". overwrite: replace weights that are there.
+        out: the weights, ending in .safetensors. resume: a state to go on from. init: weights of an earlier training to
+            start from. samples: instead of `training.samples`. minutes: stop after this long. threads: of torch; the
+            weights depend on it in their last bits. device: "auto", "cpu" or "cuda". overwrite: replace weights that
+            are there.
     """
 
     out: str
     resume: str | None = None
+    init: str | None = None
     samples: int | None = None
     minutes: float | None = None
     threads: int = 2
@@ -49,6 +51,8 @@ def train_geometry_files(request: GeometryRequest, progress: Progress) -> str:
     go_on = request.resume is None and unfinished.is_file() and not request.overwrite
     if request.resume is None and not go_on and out.exists() and not request.overwrite:
         raise InputError(f"{out} is there already; choose another name, go on with --resume, or give --overwrite")
+    if request.resume is not None and request.init is not None:
+        raise InputError(f"{name}: --init goes with a new training, --resume with a stopped one; give one")
     import torch
 
     from dyn4d.core.allocator import keep_freed_memory
@@ -69,10 +73,13 @@ def train_geometry_files(request: GeometryRequest, progress: Progress) -> str:
         config = config if request.samples is None else replace(config, samples=request.samples)
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
+    init = None if request.init is None else Path(request.init).expanduser()
     before = torch.get_num_threads()
     torch.set_num_threads(request.threads)
     try:
-        outcome = train_geometry(config, out, resume=state, minutes=request.minutes, device=device, progress=progress)
+        outcome = train_geometry(
+            config, out, resume=state, init=init, minutes=request.minutes, device=device, progress=progress
+        )
     finally:
         torch.set_num_threads(before)
     text = f"{out}\n{out.with_suffix('.jsonl')}"

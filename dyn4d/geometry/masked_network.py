@@ -91,6 +91,7 @@ class LocalHead(nn.Module):
 
     def __init__(self, config: PairNetworkConfig) -> None:
         super().__init__()
+        self.teaches = 1.0  # share of its gradient that reaches the maps which it shares with the head for shapes
         half, quarter, eighth = config.stem
         self.numbers = config.desc_dim + 1
         self.from_half = nn.Conv2d(half, LOCAL, 1)
@@ -107,6 +108,7 @@ class LocalHead(nn.Module):
 
     def forward(self, half: Tensor, quarter: Tensor, eighth: Tensor, pair: Tensor, mask: Tensor) -> Tensor:
         """(B, H, W, D + 1) of maps at 1/2, 1/4, 1/8 and 1/4, and the mask (B, H, W)."""
+        half, quarter, eighth, pair = (_taught(m, self.teaches) for m in (half, quarter, eighth, pair))
         at_quarter = self.from_quarter(quarter) + self.from_pair(pair) + _double(self.from_eighth(eighth))
         x = self.unit(self.from_half(half) + _double(at_quarter))
         x = _standardised(x, F.avg_pool2d(mask[:, None], 2))
@@ -183,6 +185,11 @@ class RayHead(nn.Module):
         reach = middle.norm(dim=-1, keepdim=True)
         turned = torch.einsum("bij,bhwj->bhwi", _rotation(said[:, :6]), own - middle[:, None, None])
         return turned + (middle + reach * said[:, 6:9])[:, None, None]
+
+
+def _taught(x: Tensor, share: float) -> Tensor:
+    """The same, with this share of its gradient."""
+    return x if share == 1 else share * x + (1 - share) * x.detach() if share > 0 else x.detach()
 
 
 def _standardised(raw: Tensor, mask: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from dyn4d.geometry.pair_losses import (
     mean_distance,
     pointmap_regression,
 )
+from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample
@@ -150,7 +151,7 @@ def geometry_losses(
     predictions: tuple[PairPrediction, PairPrediction], batch: Batch, config: GeometryTraining, temperature: float
 ) -> dict[str, Tensor]:
     """Losses by name: MASt3R's, with distances counted in sizes of the object rather than distances from the camera."""
-    points = relief = distance = torch.zeros((), device=batch.images.device)
+    points = relief = depth = distance = torch.zeros((), device=batch.images.device)
     matches = matching_loss(predictions[0], batch.matches, temperature=temperature)  # turned, it is the same
     for said, truth in zip(predictions, (batch.there, batch.back)):
         weight = _relief(truth)[:, None, None]
@@ -158,10 +159,23 @@ def geometry_losses(
         losses = PixelLosses(plain[0].value * weight, plain[0].counted), PixelLosses(plain[1].value * weight,
                                                                                      plain[1].counted)  # fmt: skip
         points = points + confidence_loss(said, losses, alpha=config.alpha) / 2
-        relief = relief + relief_loss(said.points_a[..., 2], truth.points_a[..., 2], truth.valid_a, weight) / 2
+        z = said.points_a[..., 2], truth.points_a[..., 2], truth.valid_a, weight
+        relief = relief + relief_loss(*z) / 2
+        if config.depth_weight > 0:
+            depth = depth + depth_loss(*z) / 2
         distance = distance + (losses[0].mean() + losses[1].mean()).detach() / 4
-    return {"points": points, "matches": config.match_weight * matches, "relief": config.relief_weight * relief,
+    return {"points": config.points_weight * points, "matches": config.match_weight * matches,
+            "relief": config.relief_weight * relief, "depth": config.depth_weight * depth,
             "distance": distance}  # fmt: skip
+
+
+def depth_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
+    """() mean distance of the logarithms of a depth map (B, H, W) from the truth after one factor a picture, so that an
+    object's ends count as much as what lies between. weight: (B, 1, 1). Depth that is not valid may be anything but
+    NaN."""
+    off = torch.where(valid, depth / torch.where(valid, truth, torch.ones_like(truth)), torch.ones_like(depth)).log()
+    mean = off.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
+    return masked_mean((off - mean[:, None, None]).abs() * weight, valid)
 
 
 def relief_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
@@ -208,6 +222,7 @@ class GeometryTrainer:
         torch.manual_seed(config.seed)
         network = MaskedPairNetwork(network_config(config.network, config.data.size))
         torch.random.set_rng_state(before)
+        network.head.local.teaches = config.match_share
         self.network = network.to(self.device).requires_grad_(True).train()
         self._named = dict(self.network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self._named.items()}
@@ -218,6 +233,16 @@ class GeometryTrainer:
             lr=config.rate, betas=(0.9, 0.95),
         )  # fmt: skip
         self.step = self.samples = 0
+
+    def start_from(self, file: Path) -> None:
+        """Weights of an earlier training in place of random ones. Raises `InputError` where they are of other sizes, or
+        cannot be read."""
+        earlier = load_pair_network(file, self.device)
+        mine, theirs = (replace(n.config, img_size=(0, 0)) for n in (self.network, earlier))
+        if mine != theirs:
+            raise InputError(f"{file} is of a network of other sizes; give them as --training.network, or another file")
+        self.network.load_state_dict(earlier.state_dict())
+        self.average = {name: value.detach().clone() for name, value in self._named.items()}
 
     @property
     def done(self) -> bool:
@@ -250,7 +275,7 @@ class GeometryTrainer:
         with low:
             predictions = predict(self.network, batch)
         losses = geometry_losses(predictions, batch, config, self.temperature())
-        total = losses["points"] + losses["matches"] + losses["relief"]
+        total = losses["points"] + losses["matches"] + losses["relief"] + losses["depth"]
         if not bool(torch.isfinite(total)):
             raise RunError(
                 f"the training broke down at step {self.step}: the loss is {float(total.detach())}; lower "

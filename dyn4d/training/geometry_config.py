@@ -122,11 +122,18 @@ class GeometryTraining:
     """Of the moving average of the weights, which is what is shipped: the share that stays at each step."""
     alpha: float = 0.2
     """What being sure of a point costs (DUSt3R eq. 4)."""
+    points_weight: float = 1.0
+    """Of the loss of the points (DUSt3R eq. 4)."""
     match_weight: float = 0.5
     """Of the descriptors' loss beside that of the points (MASt3R, from trained points: 0.075)."""
     relief_weight: float = 2.0
     """Of the loss of the depth's steps from pixel to pixel and beyond, which see an object's shape apart from its
     distance."""
+    depth_weight: float = 0.0
+    """Of the loss of the depth's logarithm less its mean over the object, every pixel counting alike."""
+    match_share: float = 1.0
+    """Share of the descriptors' gradient that reaches what they have in common with the shapes. Below 1 they learn from
+    what shapes need."""
     temperature: tuple[float, float] = (0.2, 0.05)
     """Of the descriptors' loss, at first and in the end (MASt3R: 0.05). Descriptors that are still bad learn nothing
     from a low one but to be alike."""
@@ -157,10 +164,11 @@ class GeometryTraining:
             raise ValueError(
                 f"training.temperature: {self.temperature}; wanted two numbers between 0 and 1, the larger first"
             )
-        for name in ("cooling", "growth"):
+        for name in ("cooling", "growth", "match_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0 to 1")
-        for name in ("weight_decay", "alpha", "match_weight", "relief_weight", "save_every"):
+        for name in ("weight_decay", "alpha", "points_weight", "match_weight", "relief_weight", "depth_weight",
+                     "save_every"):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0")
         if self.clip <= 0:

@@ -37,17 +37,18 @@ class Outcome:
 
 
 def train_geometry(
-    config: GeometryTraining, out: Path, *, resume: Path | None = None, minutes: float | None = None,
-    device: torch.device | str = "cpu", progress: Progress | None = None,
+    config: GeometryTraining, out: Path, *, resume: Path | None = None, init: Path | None = None,
+    minutes: float | None = None, device: torch.device | str = "cpu", progress: Progress | None = None,
 ) -> Outcome:  # fmt: skip
     """Train and write the weights to `out`, beside them the log (`.jsonl`) and, until done, the state (`.state`).
 
     Args:
-        resume: a state to go on from. minutes: stop in time to have written everything after this long.
+        resume: a state to go on from. init: weights of an earlier training to start from, instead of random ones.
+        minutes: stop in time to have written everything after this long.
 
     Raises:
-        InputError: the state does not fit. RunError: the loss is not finite. KeyboardInterrupt: Ctrl-C, after the step
-            was done and the state written; give it as `resume` to go on.
+        InputError: the state or the weights do not fit. RunError: the loss is not finite. KeyboardInterrupt: Ctrl-C,
+            after the step was done and the state written; give it as `resume` to go on.
     """
     begin = saved = time.monotonic()
     progress, files = progress or SilentProgress(), TrainingFiles(out)
@@ -56,6 +57,8 @@ def train_geometry(
     if resume is not None:
         trainer.resume(resume)
         lines = log_until(files.log, trainer.step)
+    elif init is not None:
+        trainer.start_from(init)
     spent = float(json.loads(lines[-1])["seconds"]) if lines else 0.0
     held_out = _held_out(config, progress)
     figures = _last_figures(lines)

@@ -19,7 +19,15 @@ from dyn4d.core.errors import InputError, RunError
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.checkpoint import load_tensors
 from dyn4d.training import geometry_run
-from dyn4d.training.geometry import GeometryTrainer, geometry_losses, predict, relief_loss, saved_config, to_batch
+from dyn4d.training.geometry import (
+    GeometryTrainer,
+    depth_loss,
+    geometry_losses,
+    predict,
+    relief_loss,
+    saved_config,
+    to_batch,
+)
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample, SampleSource
 from dyn4d.training.geometry_eval import depth_errors, evaluate, flat_errors
@@ -77,6 +85,50 @@ def test_relief_counts_steps_of_depth_and_no_factor_of_the_whole() -> None:
     depth = torch.where(valid, tilted, torch.full_like(tilted, 1e-20)).requires_grad_()
     relief_loss(depth, torch.where(valid, truth, torch.zeros_like(truth)), valid, one).backward()
     assert depth.grad is not None and bool(depth.grad.isfinite().all()) and not bool(depth.grad[~valid].any())
+
+
+def test_depth_counts_every_pixel_alike_after_one_factor_a_picture() -> None:
+    truth = torch.full((2, 8, 8), 3.0)
+    valid, one = torch.ones(2, 8, 8, dtype=torch.bool), torch.ones(2, 1, 1)
+    assert float(depth_loss(0.2 * truth, truth, valid, one)) < 1e-6
+    half = truth.clone()
+    half[:, :4] *= math.exp(0.1)  # one half is 0.1 too far: 0.05 from the mean either way
+    assert float(depth_loss(half, truth, valid, one)) == pytest.approx(0.05, rel=1e-4)
+    valid[:, :4] = False
+    assert float(depth_loss(half, truth.where(valid, torch.zeros(())), valid, one)) < 1e-6
+
+
+def test_descriptors_may_learn_without_a_say_in_the_shapes() -> None:
+    batch = to_batch(some_samples()[:2], 32, 0)
+    for share in (0.0, 0.25, 1.0):
+        config = replace(TINY, match_share=share, data=replace(TINY.data, size=64))
+        network = GeometryTrainer(config, None).network
+        geometry_losses(predict(network, batch), batch, config, 0.1)["matches"].backward()
+        stem = next(network.stem.parameters()).grad
+        own = network.head.local.out.weight.grad
+        assert own is not None and float(own.abs().max()) > 0
+        if share == 0:
+            assert stem is None or float(stem.abs().max()) == 0
+        elif share == 0.25:
+            assert stem is not None
+            quarter = stem
+        else:
+            assert stem is not None and torch.allclose(0.25 * stem, quarter, rtol=1e-3, atol=1e-9)
+
+
+def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    train_geometry(replace(TINY, samples=4), first)
+    trainer = GeometryTrainer(replace(TINY, seed=1, data=replace(TINY.data, size=64)), None)
+    trainer.start_from(first)  # another seed and another size of the views, the same sizes of the network
+    begun = load_pair_network(first).state_dict()
+    assert all(torch.equal(value, begun[name]) for name, value in trainer.average.items())
+    assert all(torch.equal(value, begun[name]) for name, value in trainer.network.state_dict().items())
+    train_geometry(replace(TINY, samples=2, rate=1e-9, average=0.5), second, init=first)
+    ended = load_pair_network(second).state_dict()
+    assert all(torch.allclose(ended[name], begun[name], atol=1e-3) for name in begun)
+    with pytest.raises(InputError, match="other sizes"):
+        GeometryTrainer(replace(TINY, network=replace(TINY.network, width=16, heads=1)), None).start_from(first)
 
 
 def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
@@ -205,6 +257,8 @@ def test_the_rate_rises_and_falls() -> None:
         (("--out", "a.safetensors", "--training.data.size", "100"), "training.data.size: 100"),
         (("--out", "a.safetensors", "--training.network.width", "30"), "training.network.width: 30"),
         (("--out", "a.safetensors", "--resume", "none.state"), "none.state"),
+        (("--out", "a.safetensors", "--init", "none.safetensors"), "none.safetensors"),
+        (("--out", "a.safetensors", "--init", "a", "--resume", "b"), "--init goes with a new training"),
     ],
 )
 def test_the_command_says_no_in_one_line(
