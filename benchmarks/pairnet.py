@@ -3,7 +3,7 @@
     python benchmarks/pairnet.py --speed [--threads 1] [--size 192]
     python benchmarks/pairnet.py --weights small|FILE [--parts views matches clips] [--pairs 4] [--clips gt_fox_run ...]
         [--frames a:b:s] [--reference DIR] [--json OUT]
-    python benchmarks/pairnet.py --curve LOG.jsonl --out curve.svg
+    python benchmarks/pairnet.py --curve LOG.jsonl [THAT_WENT_ON.jsonl ...] --out curve.svg
 
 `--speed`: samples a second of the generator, and seconds of a training step for networks of some sizes; of the
 processor and by the clock, which differ where others use the machine.
@@ -14,7 +14,8 @@ between frames, beside optical flow and R2D2 on the same frames; truth as in `r2
 gt_horse_room; `own`: dyn4d's synthetic scenes, whose objects are not those of the training). `clips`: the whole
 geometry stage: depth inside the mask after one scale a clip, the camera after a similarity, and seconds.
 
-`--curve`: error by samples of a training's log, as SVG.
+`--curve`: error by samples of a training's log, as SVG; of several logs each began with the weights of the one before,
+and is measured on samples of its own.
 """
 
 from __future__ import annotations
@@ -182,12 +183,17 @@ def whole_clips(weights: str, reference: Path, names: list[str], frames: str | N
     return rows
 
 
-def curve(log: Path, out: Path) -> None:
+def curve(logs: list[Path], out: Path) -> None:
     """Errors by samples of a training, as an SVG that stands by itself."""
     from dyn4d.export.charts import COLOURS, line_chart
 
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    looks = [line for line in lines if line.get("evaluation")]
+    looks: list[dict[str, Any]] = []
+    done = 0
+    for log in logs:
+        before = done
+        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        looks += [{**line, "samples": before + line["samples"]} for line in lines if line.get("evaluation")]
+        done = before + int(max(line["samples"] for line in lines))
     names = {"depth": "depth", "flat": "depth: a plane", "other": "points of the other view"}
     curves = {shown: {"step": [v["samples"] for v in looks], "value": [v[name] for v in looks]}
               for name, shown in names.items()}  # fmt: skip
@@ -218,7 +224,7 @@ def main() -> None:
     parser.add_argument("--clips", nargs="+", default=list(CLIPS))
     parser.add_argument("--frames")
     parser.add_argument("--reference", type=Path, default=Path(os.environ.get("DYN4D_REFERENCE", "../shared")))
-    parser.add_argument("--curve", type=Path)
+    parser.add_argument("--curve", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("curve.svg"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -26,6 +26,7 @@ from dyn4d.training.textures import make_texture
 TEXTURE = 128  # side of a texture in pixels
 HELD_OUT = 1 << 40  # numbers from here on are of samples and bodies that no training sees
 TRIES = 12
+AT_ONCE = 128  # bodies that samples in a row are made of
 LEAST_SHARE = 0.06  # of the view that the object has to cover
 
 
@@ -122,15 +123,15 @@ class SampleSource:
 
 
 def body_number(config: ObjectPairs, index: int) -> int:
-    """Which body sample `index` shows: neighbours differ, and each comes back `reuse` times within a while, so that it
-    need not be made again."""
+    """Which body sample `index` shows: one of `AT_ONCE` that new ones join and old ones leave, each shown `reuse` times
+    or so, as making it is dear. Few at once would be learnt by heart and forgotten for the next."""
     if index >= HELD_OUT:
         return index
-    block, row = divmod(index, 8 * config.reuse)
-    return (8 * block + row % 8) % config.bodies
+    drawn = ((index + 1) * 2654435761 % 2**32) >> 8  # Knuth's multiplicative hash
+    return (index // config.reuse + drawn % AT_ONCE) % config.bodies
 
 
-_body = lru_cache(maxsize=24)(make_body)
+_body = lru_cache(maxsize=AT_ONCE + 32)(make_body)
 _texture = lru_cache(maxsize=512)(make_texture)
 
 

@@ -9,7 +9,15 @@ import pytest
 
 from dyn4d.training.geometry import camera_points, matched_pixels, to_batch
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
-from dyn4d.training.geometry_data import HELD_OUT, FilmedPair, GeometrySample, SampleSource, body_number, draw_pair
+from dyn4d.training.geometry_data import (
+    AT_ONCE,
+    HELD_OUT,
+    FilmedPair,
+    GeometrySample,
+    SampleSource,
+    body_number,
+    draw_pair,
+)
 from dyn4d.training.geometry_run import samples_ahead
 
 SMALL = ObjectPairs(size=64, textures=3, bodies=3, reuse=2, scenes=0.0, matches=64)
@@ -114,8 +122,14 @@ def test_first_samples_are_small() -> None:
 
 
 def test_bodies_come_back_and_held_out_ones_are_others() -> None:
-    numbers = [body_number(ObjectPairs(bodies=100, reuse=4), index) for index in range(64)]
-    assert len(set(numbers[:8])) == 8 and numbers[:8] == numbers[8:16] and not set(numbers[:8]) & set(numbers[32:])
+    config = ObjectPairs(bodies=1000, reuse=4)
+    numbers = np.array([body_number(config, index) for index in range(3000)])
+    assert all(len(set(numbers[start : start + 16])) == 16 for start in range(0, 2900, 7))  # neighbours differ
+    times = np.bincount(numbers)[AT_ONCE:700]  # of bodies whose time is all within
+    assert 3 <= times.mean() <= 5 and times.min() >= 1
+    for number in (200, 500):
+        shown = np.flatnonzero(numbers == number)
+        assert np.ptp(shown) <= AT_ONCE * config.reuse  # then it is gone
     assert body_number(SMALL, HELD_OUT + 5) >= HELD_OUT
 
 
