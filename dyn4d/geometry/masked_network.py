@@ -19,6 +19,7 @@ So the untrained network says a plane at depth 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -133,10 +134,11 @@ class RayHead(nn.Module):
         self.local = LocalHead(config)
         self.vote = nn.Sequential(nn.LayerNorm(dec, eps=1e-6), nn.Linear(dec, dec), nn.GELU(), nn.Linear(dec, 10))
         self.sharpness = nn.Parameter(torch.tensor(math.log(TEMPERATURE)))
-        with torch.no_grad():  # begins with a plane, and with no motion of its own
+        with torch.no_grad():  # begins with a plane, with no motion of its own, and with what a view says by itself
             for layer in (self.to_shape, self.vote[-1]):
                 for parameter in layer.parameters():
                     parameter.zero_()
+            self.from_tokens.weight[:, config.enc_embed_dim :].zero_()
 
     def forward(self, encoded: EncodedImages, tokens: Tensor) -> tuple[ViewPrediction, Tensor]:
         """Args: tokens: (B, N, C) of the decoder.
@@ -145,17 +147,28 @@ class RayHead(nn.Module):
             The views in their own cameras, and (B, 9) what their tokens say of their motion.
         """
         rays, half, quarter, eighth = encoded.maps
-        both = torch.cat([encoded.tokens, tokens], -1).transpose(1, 2).unflatten(-1, encoded.grid)
-        x = self.coarse(self.from_tokens(both))
-        x = self.middle(_double(x) + self.from_eighth(eighth))
-        x = self.fine(_double(self.narrow(x)) + self.from_quarter(quarter))
-        depth, conf = F.pixel_shuffle(self.to_shape(x), 4).unbind(1)
+        x, (depth, conf) = self._shape(encoded, tokens)
         local = self.local(half, quarter, eighth, x, rays[:, 2])
         points, said = self._points(depth, rays, tokens)
         desc = to_descriptors(local[..., :-1])
         config = self.config
         conf, desc_conf = to_confidence(conf, config.conf_mode), to_confidence(local[..., -1], config.desc_conf_mode)
         return ViewPrediction(points, conf, desc, desc_conf), said
+
+    def alone(self, encoded: EncodedImages) -> Tensor:
+        """(B, H, W) planar depth of the views as each says it by itself."""
+        tokens = encoded.tokens.new_zeros(*encoded.tokens.shape[:2], self.config.dec_embed_dim)
+        _, (depth, _) = self._shape(encoded, tokens)
+        return _along_rays(depth, _spread(encoded.maps[0])[2])
+
+    def _shape(self, encoded: EncodedImages, tokens: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """Maps (B, C, H/4, W/4), and of the pixels (B, H, W) the depth in sizes of the object and the confidence."""
+        _, _, quarter, eighth = encoded.maps
+        both = torch.cat([encoded.tokens, tokens], -1).transpose(1, 2).unflatten(-1, encoded.grid)
+        x = self.coarse(self.from_tokens(both))
+        x = self.middle(_double(x) + self.from_eighth(eighth))
+        x = self.fine(_double(self.narrow(x)) + self.from_quarter(quarter))
+        return x, F.pixel_shuffle(self.to_shape(x), 4).unbind(1)
 
     def _points(self, depth: Tensor, rays: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         mask, known = rays[:, 2], rays[:, 3, 0, 0]
@@ -165,7 +178,7 @@ class RayHead(nn.Module):
         zoom = torch.where(known > 0.5, torch.ones_like(known), said[:, 9].exp())
         # In sizes of the object: how much relief there is beside the distance is known by how wide the object looks.
         size = _spread(rays)[2] * zoom
-        z = (LOG_DEPTH * torch.tanh(size[:, None, None] * depth / LOG_DEPTH)).exp()
+        z = _along_rays(depth, size)
         x, y = (rays[:, axis] * zoom[:, None, None] * z for axis in (0, 1))
         return torch.stack([x, y, z], -1), said[:, :9]
 
@@ -185,6 +198,11 @@ class RayHead(nn.Module):
         reach = middle.norm(dim=-1, keepdim=True)
         turned = torch.einsum("bij,bhwj->bhwi", _rotation(said[:, :6]), own - middle[:, None, None])
         return turned + (middle + reach * said[:, 6:9])[:, None, None]
+
+
+def _along_rays(depth: Tensor, size: Tensor) -> Tensor:
+    """(B, H, W) planar depth out of that in sizes (B,) of the object."""
+    return (LOG_DEPTH * torch.tanh(size[:, None, None] * depth / LOG_DEPTH)).exp()
 
 
 def _taught(x: Tensor, share: float) -> Tensor:
@@ -250,6 +268,10 @@ class MaskedPairNetwork(PairNetwork):
         for block in self.enc_blocks:
             tokens = block(tokens, rotation)
         return EncodedImages(self.enc_norm(tokens), grid, (rays, half, quarter, eighth))
+
+    def depth_alone(self, image: Tensor, hints: ViewHints | None = None) -> Tensor:
+        """(B, H, W) planar depth of pictures (B, 3, H, W) in [0, 1], each by itself, in a unit of its own."""
+        return self.head.alone(self.encode(image, hints))
 
     def decode(self, a: EncodedImages, b: EncodedImages) -> tuple[list[Tensor], list[Tensor]]:
         if len(a) != len(b):

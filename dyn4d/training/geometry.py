@@ -169,6 +169,16 @@ def geometry_losses(
             "distance": distance}  # fmt: skip
 
 
+def single_losses(depth: Tensor, batch: Batch, config: GeometryTraining) -> dict[str, Tensor]:
+    """The same of depth maps (2 B, H, W) that views say by themselves. Points and matches have none; the depth's counts
+    as in the paired training, at least as much as 1."""
+    sides = [(truth.points_a[..., 2], truth.valid_a, _relief(truth)) for truth in (batch.there, batch.back)]
+    truth, valid, weight = (torch.cat([side[k] for side in sides]) for k in range(3))
+    z, none = (depth, truth, valid, weight[:, None, None]), depth.new_zeros(())
+    return {"points": none, "matches": none, "relief": config.relief_weight * relief_loss(*z),
+            "depth": max(config.depth_weight, 1.0) * depth_loss(*z), "distance": none}  # fmt: skip
+
+
 def depth_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
     """() mean distance of the logarithms of a depth map (B, H, W) from the truth after one factor a picture, so that an
     object's ends count as much as what lies between. weight: (B, 1, 1). Depth that is not valid may be anything but
@@ -256,8 +266,9 @@ class GeometryTrainer:
 
     def temperature(self) -> float:
         """Of the descriptors' loss now."""
-        (first, last), cooling = self.config.temperature, self.config.cooling * self.config.samples
-        share = min(self.samples / cooling, 1.0) if cooling > 0 else 1.0
+        (first, last), begin = self.config.temperature, self.config.alone_samples
+        cooling = self.config.cooling * (self.config.samples - begin)
+        share = min(max(self.samples - begin, 0) / cooling, 1.0) if cooling > 0 else 1.0
         return float(first * (last / first) ** share)
 
     def train_step(self) -> dict[str, float]:
@@ -273,8 +284,10 @@ class GeometryTrainer:
         self._adam.zero_grad(set_to_none=True)
         low = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with low:
-            predictions = predict(self.network, batch)
-        losses = geometry_losses(predictions, batch, config, self.temperature())
+            if self.samples < config.alone_samples:
+                losses = single_losses(self.network.depth_alone(batch.images, batch.hints).float(), batch, config)
+            else:
+                losses = geometry_losses(predict(self.network, batch), batch, config, self.temperature())
         total = losses["points"] + losses["matches"] + losses["relief"] + losses["depth"]
         if not bool(torch.isfinite(total)):
             raise RunError(

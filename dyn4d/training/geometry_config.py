@@ -108,6 +108,9 @@ class GeometryTraining:
     """Of the first weights and of all samples."""
     batch: int = 4
     """Samples in a step."""
+    alone: float = 0.0
+    """Share of the training, its beginning, in which single views are learnt by themselves: depth alone, at a third of
+    the time a sample."""
     growth: float = 0.7
     """Share of the training whose views are of `training.data.first_size`."""
     rate: float = 8e-4
@@ -164,7 +167,7 @@ class GeometryTraining:
             raise ValueError(
                 f"training.temperature: {self.temperature}; wanted two numbers between 0 and 1, the larger first"
             )
-        for name in ("cooling", "growth", "match_share"):
+        for name in ("alone", "cooling", "growth", "match_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number from 0 to 1")
         for name in ("weight_decay", "alpha", "points_weight", "match_weight", "relief_weight", "depth_weight",
@@ -178,3 +181,8 @@ class GeometryTraining:
     def small_samples(self) -> int:
         """How many samples, from the first on, have views of `training.data.first_size`: whole steps."""
         return int(self.growth * self.samples) // self.batch * self.batch
+
+    @property
+    def alone_samples(self) -> int:
+        """How many samples, from the first on, are of single views: whole steps."""
+        return int(self.alone * self.samples) // self.batch * self.batch

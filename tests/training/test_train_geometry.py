@@ -131,6 +131,30 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
         GeometryTrainer(replace(TINY, network=replace(TINY.network, width=16, heads=1)), None).start_from(first)
 
 
+def test_single_views_are_learnt_first_and_then_pairs() -> None:
+    config = replace(TINY, samples=400, alone=0.25, batch=2, rate=3e-3, warmup=10, average=0.9,
+                     data=replace(TINY.data, size=64, scenes=0.0))  # fmt: skip
+    assert config.alone_samples == 100
+    trainer = GeometryTrainer(config, lambda index: some_samples()[index % 2])
+    before = {name: value.clone() for name, value in trainer.network.named_parameters()}
+    first = trainer.train_step()
+    assert first["matches"] == first["points"] == 0 and first["relief"] > 0 and first["depth"] > 0
+    for _ in range(40):
+        last = trainer.train_step()
+    assert last["relief"] < 0.8 * first["relief"]
+    moved = {name for name, value in trainer.network.named_parameters() if not torch.equal(value, before[name])}
+    assert any(name.startswith("stem") for name in moved) and not any("dec_" in n or "local" in n for n in moved)
+    batch = to_batch(some_samples()[:2], 32, 0)
+    with torch.no_grad():  # what a view says by itself is what it says beside another, until pairs are learnt
+        alone = trainer.network.depth_alone(batch.images, batch.hints)
+        pair, _ = predict(trainer.network, batch)
+    assert torch.allclose(pair.points_a[..., 2], alone[:2], rtol=1e-4)
+    assert trainer.temperature() == pytest.approx(config.temperature[0])
+    trainer.samples = 100
+    assert trainer.train_step()["matches"] != 0
+    assert GeometryTraining().alone_samples == 0
+
+
 def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
     whole = train_geometry(TINY, tmp_path / "whole.safetensors")
     assert whole.finished and whole.samples == 12 and not TrainingFiles(tmp_path / "whole.safetensors").state.exists()
