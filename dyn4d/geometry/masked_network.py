@@ -207,7 +207,9 @@ def _along_rays(depth: Tensor, size: Tensor) -> Tensor:
 
 def _taught(x: Tensor, share: float) -> Tensor:
     """The same, with this share of its gradient."""
-    return x if share == 1 else share * x + (1 - share) * x.detach() if share > 0 else x.detach()
+    if share == 1:
+        return x
+    return share * x + (1 - share) * x.detach() if share > 0 else x.detach()
 
 
 def _standardised(raw: Tensor, mask: Tensor) -> Tensor:

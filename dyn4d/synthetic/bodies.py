@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dyn4d.synthetic.body_plan import THINNEST, Gait, Plan, Rng, add_head, triple, unit
+from dyn4d.synthetic.body_plan import THINNEST, Gait, Plan, Rng, triple, unit
 from dyn4d.synthetic.raster import vertex_normals
 from dyn4d.synthetic.skeleton import owners_of, skin_weights
 from dyn4d.synthetic.solids import Primitive, ambient_occlusion, as_table, bounds, box, cone, ellipsoid, mesh_solid
@@ -82,11 +82,25 @@ def _animal(rng: Rng) -> Plan:
             plan.limb(rng, start, down, leg, thick, 0 if x > 0 else hips, end=thick * rng.choice([0, 1.2]))
     neck = np.array([rng.uniform(0.2, 1.0), 0, rng.uniform(-0.2, 1.2)])
     tip = plan.limb(rng, front, neck, rng.uniform(0.1, 0.6), girth * rng.uniform(0.4, 0.8), 0, segments=2, taper=0.7)
-    add_head(plan, rng, tip, unit(neck), girth * rng.uniform(0.5, 1.1))
+    _head(plan, rng, tip, unit(neck), girth * rng.uniform(0.5, 1.1))
     if rng.random() < 0.7:
         away = np.array([-1.0, 0, rng.uniform(-0.6, 0.8)])
         plan.limb(rng, back, away, rng.uniform(0.2, 1.0), girth * rng.uniform(0.2, 0.5), hips, segments=3, taper=0.3)
     return plan
+
+
+def _head(plan: Plan, rng: Rng, at: np.ndarray, along: np.ndarray, size: float) -> None:
+    size = max(size, 0.07)
+    last = len(plan.parent) - 1
+    plan.parts.append(ellipsoid(triple(at), triple(size * rng.uniform(0.7, 1.2, 3)), blend=0.4 * size, bone=last))
+    nose = at + size * unit(np.array([1.0, 0, -0.2]) + 0.4 * along)
+    if rng.random() < 0.7:
+        plan.parts.append(cone(triple(at), 0.6 * size, triple(nose), 0.35 * size, blend=0.4 * size, bone=last))
+    if rng.random() < 0.6:
+        for side in (-1, 1):
+            ear = at + size * np.array([-0.2, side * 0.5, 0.8])
+            tip = ear + size * rng.uniform(0.4, 1.4) * unit(np.array([-0.3, side * rng.uniform(0.1, 1), 1.0]))
+            plan.parts.append(cone(triple(ear), 0.045, triple(tip), 0.035, blend=0.03, bone=last))
 
 
 def _biped(rng: Rng) -> Plan:
@@ -115,7 +129,7 @@ def _biped(rng: Rng) -> Plan:
         start = high + np.array([0, side * 0.9 * wide, -0.1])
         plan.limb(rng, start, arm, rng.uniform(0.4, 0.9), thick * 0.7, chest, kink=0.4, end=0.6 * thick)
     tip = plan.limb(rng, high, np.array([0.1, 0, 1.0]), rng.uniform(0.1, 0.25), 0.5 * girth, chest, segments=1)
-    add_head(plan, rng, tip + np.array([0, 0, 0.05]), np.array([0, 0, 1.0]), rng.uniform(0.1, 0.22))
+    _head(plan, rng, tip + np.array([0, 0, 0.05]), np.array([0, 0, 1.0]), rng.uniform(0.1, 0.22))
     return plan
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -10,6 +10,16 @@ from dyn4d.synthetic.solids import Primitive, cone, ellipsoid
 
 Rng = np.random.Generator
 THINNEST = 0.045  # least radius of a limb; thinner ones would fall between the grid's points
+
+
+@dataclass(frozen=True)
+class Swing:
+    """How one bone turns, as in `Gait`."""
+
+    axis: np.ndarray
+    mean: float = 0.0
+    amplitude: float = 0.0
+    phase: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -35,25 +45,25 @@ class Plan:
     """Primitives and bones; bone 0 is the root.
 
     Attributes:
-        flexible: how far its joints turn, 0 = rigid, 1 = as an animal's. parent, joint: of each bone. swings: of bones
-            that a gait moves: axis, mean, amplitude, phase.
+        flexible: how far its joints turn, 0 = rigid, 1 = as an animal's. parent, joint: of each bone. swings: of the
+            bones that a gait moves.
     """
 
     flexible: float
     parts: list[Primitive] = field(default_factory=list)
     parent: list[int] = field(default_factory=lambda: [-1])
     joint: list[np.ndarray] = field(default_factory=lambda: [np.zeros(3)])
-    swings: dict[int, tuple[np.ndarray, float, float, float]] = field(default_factory=dict)
+    swings: dict[int, Swing] = field(default_factory=dict)
 
     @property
     def gait(self) -> Gait | None:
         """None where nothing swings."""
         if not self.swings:
             return None
-        still = (np.array([0.0, 0.0, 1.0]), 0.0, 0.0, 0.0)
+        still = Swing(np.array([0.0, 0.0, 1.0]))
         rows = [self.swings.get(bone, still) for bone in range(len(self.parent))]
-        axis, mean, amplitude, phase = (np.array(column, dtype=np.float64) for column in zip(*rows))
-        return Gait(axis, mean, amplitude, phase)
+        columns = ([getattr(row, f.name) for row in rows] for f in fields(Swing))
+        return Gait(*(np.array(column, dtype=np.float64) for column in columns))
 
     def bone(self, parent: int, joint: np.ndarray) -> int:
         self.parent.append(parent)
@@ -86,17 +96,3 @@ def triple(values: np.ndarray) -> tuple[float, float, float]:
 def unit(direction: np.ndarray) -> np.ndarray:
     d = np.asarray(direction, dtype=np.float64)
     return d / max(float(np.linalg.norm(d)), 1e-9)
-
-
-def add_head(plan: Plan, rng: Rng, at: np.ndarray, along: np.ndarray, size: float) -> None:
-    size = max(size, 0.07)
-    last = len(plan.parent) - 1
-    plan.parts.append(ellipsoid(triple(at), triple(size * rng.uniform(0.7, 1.2, 3)), blend=0.4 * size, bone=last))
-    nose = at + size * unit(np.array([1.0, 0, -0.2]) + 0.4 * along)
-    if rng.random() < 0.7:
-        plan.parts.append(cone(triple(at), 0.6 * size, triple(nose), 0.35 * size, blend=0.4 * size, bone=last))
-    if rng.random() < 0.6:
-        for side in (-1, 1):
-            ear = at + size * np.array([-0.2, side * 0.5, 0.8])
-            tip = ear + size * rng.uniform(0.4, 1.4) * unit(np.array([-0.3, side * rng.uniform(0.1, 1), 1.0]))
-            plan.parts.append(cone(triple(ear), 0.045, triple(tip), 0.035, blend=0.03, bone=last))

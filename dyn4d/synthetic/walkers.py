@@ -4,35 +4,30 @@ way, a gait. Most of what is filmed is one of these, and how they stand tells mu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from dyn4d.synthetic.body_plan import THINNEST, Plan, Rng, triple, unit
+from dyn4d.synthetic.body_plan import THINNEST, Plan, Rng, Swing, triple, unit
 from dyn4d.synthetic.solids import box, cone, ellipsoid
 
 ACROSS = np.array([0.0, 1.0, 0.0])  # turning about it by a positive angle takes what hangs down backwards
 UP = np.array([0.0, 0.0, 1.0])
 
 
-@dataclass(frozen=True)
-class _Bend:
-    """How a bone of a limb turns about the axis across the body: radians, back is positive."""
-
-    mean: float = 0.0
-    amplitude: float = 0.0
-    phase: float = 0.0
+def _bend(mean: float = 0.0, amplitude: float = 0.0, phase: float = 0.0) -> Swing:
+    """Of a limb's bone about the axis across the body; back is positive."""
+    return Swing(ACROSS, mean, amplitude, phase)
 
 
 def _chain(
-    plan: Plan, points: list[np.ndarray], radii: list[float], parent: int, bends: list[_Bend], blend: float = 0.5
+    plan: Plan, points: list[np.ndarray], radii: list[float], parent: int, bends: list[Swing], blend: float = 0.5
 ) -> int:
     """Round cones from point to point, each on a bone of its own; the last bone."""
     for a, b, ra, rb, bend in zip(points, points[1:], radii, radii[1:], bends):
         parent = plan.bone(parent, a)
         ra, rb = max(ra, THINNEST), max(rb, THINNEST)
         plan.parts.append(cone(triple(a), ra, triple(b), rb, blend=blend * ra, bone=parent))
-        plan.swings[parent] = (ACROSS, bend.mean, bend.amplitude, bend.phase)
+        plan.swings[parent] = bend
     return parent
 
 
@@ -48,7 +43,7 @@ def person(rng: Rng) -> Plan:
     # root: the pelvis, at the origin
     plan.parts.append(ellipsoid((0, 0, 0.04), (deep, 0.9 * wide, 0.13), blend=0.06))
     chest = plan.bone(0, np.array([0, 0, 0.1]))
-    plan.swings[chest] = (UP, 0.0, float(rng.uniform(0, 0.2)), phase)
+    plan.swings[chest] = Swing(UP, 0.0, float(rng.uniform(0, 0.2)), phase)
     shoulders = np.array([trunk * math.sin(lean), 0, trunk * math.cos(lean)])
     if rng.random() < 0.25:
         plan.parts.append(box(triple(0.55 * shoulders), (deep, wide, 0.45 * trunk), 0.6 * deep, blend=0.05, bone=chest))
@@ -62,10 +57,10 @@ def person(rng: Rng) -> Plan:
         down = unit(np.array([0.0, side * splay, -1.0]))
         thigh = leg * rng.uniform(0.48, 0.52)
         middle, ankle = hip + thigh * down, hip + (leg - 0.04) * down
-        bends = [_Bend(-0.1 - 0.1 * stride, stride, at + math.pi), _Bend(knee / 2, knee / 2, at + math.pi / 2)]
+        bends = [_bend(-0.1 - 0.1 * stride, stride, at + math.pi), _bend(knee / 2, knee / 2, at + math.pi / 2)]
         last = _chain(plan, [hip, middle, ankle], [1.5 * limb, limb, 0.7 * limb], 0, bends)
         foot = plan.bone(last, ankle)
-        plan.swings[foot] = (ACROSS, -0.05, 0.2, at)
+        plan.swings[foot] = _bend(-0.05, 0.2, at)
         toe = ankle + np.array([rng.uniform(0.13, 0.22), side * 0.03, -0.03])
         plan.parts.append(cone(triple(ankle), 0.055, triple(toe), 0.05, blend=0.03, bone=foot))
         raised = rng.random() < 0.15
@@ -76,14 +71,14 @@ def person(rng: Rng) -> Plan:
         reach = rng.uniform(0.26, 0.36)
         lower = unit(out * [1, 0.5, 1]) if not raised else unit(out + rng.normal(0, 0.3, 3))
         bend, wrist = start + reach * unit(out), start + reach * unit(out) + 0.9 * reach * lower
-        bends = [_Bend(0.0, arms, at), _Bend(-elbow / 2, min(elbow / 2, 0.3), at)]
+        bends = [_bend(0.0, arms, at), _bend(-elbow / 2, min(elbow / 2, 0.3), at)]
         hand = _chain(plan, [start, bend, wrist], [0.85 * limb, 0.75 * limb, 0.6 * limb], chest, bends)
         fist = rng.uniform(0.045, 0.075)
         plan.parts.append(
             ellipsoid(triple(wrist + 0.05 * lower), (fist, 0.8 * fist, 1.3 * fist), blend=0.03, bone=hand)
         )
     neck = plan.bone(chest, shoulders)
-    plan.swings[neck] = (UP, float(rng.normal(0, 0.25)), 0.1, rng.uniform(0, 6.3))
+    plan.swings[neck] = Swing(UP, float(rng.normal(0, 0.25)), 0.1, rng.uniform(0, 6.3))
     size = rng.uniform(0.1, 0.24)
     centre = shoulders + np.array([0.02, 0, 0.05 + size])
     plan.parts.append(cone(triple(shoulders), 0.06, triple(centre), 0.06, blend=0.03, bone=neck))
@@ -146,7 +141,7 @@ def quadruped(rng: Rng) -> Plan:
     gallop = rng.random() < 0.35
     hips, front = np.array([-half, 0, 0]), np.array([half, 0, rng.normal(0, 0.04)])
     rump = plan.bone(0, np.zeros(3))
-    plan.swings[rump] = (ACROSS, 0.0, float(rng.uniform(0.05, 0.3)) if gallop else 0.03, phase)
+    plan.swings[rump] = _bend(0.0, float(rng.uniform(0.05, 0.3)) if gallop else 0.03, phase)
     for a, b, ra, rb, bone in ((hips, 0 * hips, loin, 0.9 * loin, rump), (0 * hips, front, 0.9 * loin, chest, 0)):
         for side in (-1, 1):  # two cones beside each other: a trunk higher than wide or the other way round
             aside = np.array([0, side * 0.25 * (flat - 0.6) * chest, 0])
@@ -170,9 +165,9 @@ def quadruped(rng: Rng) -> Plan:
             foot = np.array([second[0] + 0.05 * back, second[1], ground])
             fold = knee / 2
             bends = [
-                _Bend(0.0, stride, turn + math.pi),
-                _Bend((1 if pair == 0 else -0.4) * fold, (1 if pair == 0 else -0.4) * fold, turn + math.pi / 2),
-                _Bend(0.6 * fold, 0.6 * fold, turn + math.pi / 2),
+                _bend(0.0, stride, turn + math.pi),
+                _bend((1 if pair == 0 else -0.4) * fold, (1 if pair == 0 else -0.4) * fold, turn + math.pi / 2),
+                _bend(0.6 * fold, 0.6 * fold, turn + math.pi / 2),
             ]
             top = 0.6 * chest if pair else 0.5 * chest
             last = _chain(plan, [hip, first, second, foot], [top, 1.1 * limb, 0.9 * limb, 0.8 * limb], root, bends)
@@ -183,10 +178,10 @@ def quadruped(rng: Rng) -> Plan:
     long = rng.uniform(0.12, 0.5) * (1 if up > 0.3 else 0.6)
     start = front + np.array([0.3 * chest, 0, 0.3 * chest])
     poll = start + long * neck
-    bends = [_Bend(float(rng.normal(0, 0.15)), 0.08, phase)]
+    bends = [_bend(float(rng.normal(0, 0.15)), 0.08, phase)]
     bone = _chain(plan, [start, poll], [0.75 * chest, rng.uniform(0.45, 0.7) * chest], 0, bends, blend=0.8)
     head = plan.bone(bone, poll)
-    plan.swings[head] = (UP, float(rng.normal(0, 0.3)), 0.05, phase)
+    plan.swings[head] = Swing(UP, float(rng.normal(0, 0.3)), 0.05, phase)
     _muzzle(plan, rng, poll, rng.uniform(0.5, 0.85) * chest, head)
     _tail(plan, rng, hips - np.array([0.7 * loin, 0, -0.4 * loin]), rump, phase)
     return plan
@@ -221,6 +216,6 @@ def _tail(plan: Plan, rng: Rng, at: np.ndarray, root: int, phase: float) -> None
         points.append(points[-1] + long / count * way)
         radii.append(thick * ([1.6, 1.9, 0.6][number] if bushy else 1 - 0.2 * (number + 1)))
         slope += curl
-    last = _chain(plan, points, radii, root, [_Bend(0, 0.08, phase + n) for n in range(count)])
+    last = _chain(plan, points, radii, root, [_bend(0, 0.08, phase + n) for n in range(count)])
     sway = last - count + 1
-    plan.swings[sway] = (UP, float(rng.normal(0, 0.2)), 0.2, phase)
+    plan.swings[sway] = Swing(UP, float(rng.normal(0, 0.2)), 0.2, phase)

@@ -170,13 +170,12 @@ def geometry_losses(
 
 
 def single_losses(depth: Tensor, batch: Batch, config: GeometryTraining) -> dict[str, Tensor]:
-    """The same of depth maps (2 B, H, W) that views say by themselves. Points and matches have none; the depth's counts
-    as in the paired training, at least as much as 1."""
+    """The same of depth maps (2 B, H, W) that views say by themselves. Points and matches have none."""
     sides = [(truth.points_a[..., 2], truth.valid_a, _relief(truth)) for truth in (batch.there, batch.back)]
     truth, valid, weight = (torch.cat([side[k] for side in sides]) for k in range(3))
     z, none = (depth, truth, valid, weight[:, None, None]), depth.new_zeros(())
     return {"points": none, "matches": none, "relief": config.relief_weight * relief_loss(*z),
-            "depth": max(config.depth_weight, 1.0) * depth_loss(*z), "distance": none}  # fmt: skip
+            "depth": config.depth_weight * depth_loss(*z), "distance": none}  # fmt: skip
 
 
 def depth_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ class ObjectPairs:
     bodies: int = 3000
     """Bodies that the samples go through, each in many poses, paints and lights."""
     reuse: int = 12
-    """Samples in a row that are made of one body; more is quicker."""
+    """About how many samples are made of one body; more is quicker."""
     textures: int = 400
     """Procedural textures that bodies are painted with."""
     turn: float = 40.0
@@ -109,8 +109,8 @@ class GeometryTraining:
     batch: int = 4
     """Samples in a step."""
     alone: float = 0.0
-    """Share of the training, its beginning, in which single views are learnt by themselves: depth alone, at a third of
-    the time a sample."""
+    """Share of the training, its beginning, in which single views are learnt by themselves: depth alone, at less
+    than half of the time a sample."""
     growth: float = 0.7
     """Share of the training whose views are of `training.data.first_size`."""
     rate: float = 8e-4

@@ -124,7 +124,7 @@ class SampleSource:
 
 def body_number(config: ObjectPairs, index: int) -> int:
     """Which body sample `index` shows: one of `AT_ONCE` that new ones join and old ones leave, each shown `reuse` times
-    or so, as making it is dear. Few at once would be learnt by heart and forgotten for the next."""
+    or so, as making it is dear. Few at once might be learnt by heart and forgotten for the next."""
     if index >= HELD_OUT:
         return index
     drawn = ((index + 1) * 2654435761 % 2**32) >> 8  # Knuth's multiplicative hash

@@ -132,7 +132,7 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
 
 
 def test_single_views_are_learnt_first_and_then_pairs() -> None:
-    config = replace(TINY, samples=400, alone=0.25, batch=2, rate=3e-3, warmup=10, average=0.9,
+    config = replace(TINY, samples=400, alone=0.25, depth_weight=1.0, batch=2, rate=3e-3, warmup=10, average=0.9,
                      data=replace(TINY.data, size=64, scenes=0.0))  # fmt: skip
     assert config.alone_samples == 100
     trainer = GeometryTrainer(config, lambda index: some_samples()[index % 2])
@@ -155,17 +155,19 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
     assert GeometryTraining().alone_samples == 0
 
 
-def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    whole = train_geometry(TINY, tmp_path / "whole.safetensors")
+@pytest.mark.parametrize("alone", [0.0, 0.5])
+def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(alone: float, tmp_path: Path) -> None:
+    config = replace(TINY, alone=alone)
+    whole = train_geometry(config, tmp_path / "whole.safetensors")
     assert whole.finished and whole.samples == 12 and not TrainingFiles(tmp_path / "whole.safetensors").state.exists()
     part = tmp_path / "part.safetensors"
     calls = 0
     while not (outcome := train_geometry(
-        TINY, part, resume=TrainingFiles(part).state if calls else None, minutes=1e-6
+        config, part, resume=TrainingFiles(part).state if calls else None, minutes=1e-6
     )).finished:  # fmt: skip
         calls += 1
         assert outcome.samples == 2 * calls
-        assert saved_config(TrainingFiles(part).state) == TINY
+        assert saved_config(TrainingFiles(part).state) == config
     assert calls == 5 and same_tensors(part, tmp_path / "whole.safetensors")
     logs = [[json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
             for name in ("whole", "part")]  # fmt: skip
