@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.types import PairPrediction
-from dyn4d.geometry.masked_network import USUAL_FOCAL, MaskedPairNetwork
+from dyn4d.geometry.masked_network import MaskedPairNetwork
 from dyn4d.geometry.network import ViewHints
 from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.geometry.own_weights import save_own_weights
@@ -29,20 +29,26 @@ from dyn4d.geometry.pair_losses import (
     PairTruth,
     PixelLosses,
     confidence_loss,
-    masked_mean,
     matching_loss,
-    mean_distance,
     pointmap_regression,
 )
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
+from dyn4d.training.depth_losses import depth_loss, relief_loss
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample
+from dyn4d.training.single_views import (
+    Echo,
+    camera_points,
+    earliest,
+    relief_weight,
+    sample_hints,
+    single_losses,
+    to_views,
+)
 
 STATE = "dyn4d-geometry-training/1"
 FREE = ("samples", "save_every", "workers", "evaluate_every", "held_out")  # what may change on the way
-RELIEF_STEPS = (1, 2, 4, 8, 16)  # px over which depth is compared
-RELIEF = (1.0, 8.0)  # how much more a pair counts whose object is small beside its distance
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,6 @@ def network_config(sizes: NetworkSizes, size: int) -> PairNetworkConfig:
         dec_num_heads=sizes.heads, img_size=(size, size), stem=sizes.stem, stem_units=sizes.units,
         fusion_dim=sizes.fusion,
     )  # fmt: skip
-
-
-def camera_points(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """(H, W, 3) points in the camera of planar depth (H, W)."""
-    row, column = np.indices(depth.shape)
-    x, y = (column + 0.5 - K[0, 2]) / K[0, 0], (row + 0.5 - K[1, 2]) / K[1, 1]
-    return np.stack([x * depth, y * depth, depth], -1)
 
 
 def to_batch(samples: Sequence[GeometrySample], matches: int, first: int) -> Batch:
@@ -124,22 +123,6 @@ def matched_pixels(
     return ya[pick], xa[pick], at[pick]
 
 
-def sample_hints(samples: Sequence[GeometrySample]) -> ViewHints:
-    """Of all first views, then of all second ones."""
-    focal, centre = [], []
-    for side in (0, 1):
-        for sample in samples:
-            told = sample.K[side].diagonal()[:2] if sample.known else np.full(2, USUAL_FOCAL * sample.unit[side])
-            focal.append(told)
-            centre.append(sample.K[side][:2, 2])
-    mask = np.concatenate([np.stack([s.mask[side] for s in samples]) for side in (0, 1)])
-    known = torch.tensor([s.known for s in samples] * 2)
-    return ViewHints(
-        torch.from_numpy(mask), torch.from_numpy(np.stack(focal)).float(), torch.from_numpy(np.stack(centre)).float(),
-        known,
-    )  # fmt: skip
-
-
 def predict(network: MaskedPairNetwork, batch: Batch) -> tuple[PairPrediction, PairPrediction]:
     """What the network says of the pairs (a, b) and (b, a), every picture encoded once."""
     encoded = network.encode(batch.images, batch.hints)
@@ -154,7 +137,7 @@ def geometry_losses(
     points = relief = depth = distance = torch.zeros((), device=batch.images.device)
     matches = matching_loss(predictions[0], batch.matches, temperature=temperature)  # turned, it is the same
     for said, truth in zip(predictions, (batch.there, batch.back)):
-        weight = _relief(truth)[:, None, None]
+        weight = relief_weight(truth.points_a, truth.valid_a)[:, None, None]
         plain = pointmap_regression(said, truth)
         losses = PixelLosses(plain[0].value * weight, plain[0].counted), PixelLosses(plain[1].value * weight,
                                                                                      plain[1].counted)  # fmt: skip
@@ -167,51 +150,6 @@ def geometry_losses(
     return {"points": config.points_weight * points, "matches": config.match_weight * matches,
             "relief": config.relief_weight * relief, "depth": config.depth_weight * depth,
             "distance": distance}  # fmt: skip
-
-
-def single_losses(depth: Tensor, batch: Batch, config: GeometryTraining) -> dict[str, Tensor]:
-    """The same of depth maps (2 B, H, W) that views say by themselves. Points and matches have none."""
-    sides = [(truth.points_a[..., 2], truth.valid_a, _relief(truth)) for truth in (batch.there, batch.back)]
-    truth, valid, weight = (torch.cat([side[k] for side in sides]) for k in range(3))
-    z, none = (depth, truth, valid, weight[:, None, None]), depth.new_zeros(())
-    return {"points": none, "matches": none, "relief": config.relief_weight * relief_loss(*z),
-            "depth": config.depth_weight * depth_loss(*z), "distance": none}  # fmt: skip
-
-
-def depth_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
-    """() mean distance of the logarithms of a depth map (B, H, W) from the truth after one factor a picture, so that an
-    object's ends count as much as what lies between. weight: (B, 1, 1). Depth that is not valid may be anything but
-    NaN."""
-    off = torch.where(valid, depth / torch.where(valid, truth, torch.ones_like(truth)), torch.ones_like(depth)).log()
-    mean = off.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp(min=1)
-    return masked_mean((off - mean[:, None, None]).abs() * weight, valid)
-
-
-def relief_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
-    """() how wrong the steps of a depth map (B, H, W) are from pixel to pixel and over 2, 4, 8 and 16 of them, as
-    logarithms, so that no factor of the whole matters (after Ranftl et al., "Towards Robust Monocular Depth
-    Estimation", TPAMI 2022). weight: (B, 1, 1) of the pictures. Depth that is not valid may be anything but NaN."""
-    off = torch.where(valid, depth / torch.where(valid, truth, torch.ones_like(truth)), torch.ones_like(depth)).log()
-    total = torch.zeros((), device=depth.device)
-    for step in RELIEF_STEPS:
-        every = max(step // 2, 1)  # neighbouring far steps say the same
-        some, there, by = off[:, ::every, ::every], valid[:, ::every, ::every], step // every
-        for axis in (1, 2):
-            count = some.shape[axis] - by
-            first, last = some.narrow(axis, 0, count), some.narrow(axis, by, count)
-            both = there.narrow(axis, 0, count) & there.narrow(axis, by, count)
-            total = total + masked_mean((last - first).abs() * weight, both)
-    return total
-
-
-def _relief(truth: PairTruth) -> Tensor:
-    """(B,) mean distance from the camera over the spread of a's points."""
-    distance = mean_distance((truth.points_a, truth.points_b_in_a), (truth.valid_a, truth.valid_b))
-    inside = truth.valid_a[..., None]
-    count = truth.valid_a.flatten(1).sum(1).clamp(min=1)[:, None]
-    mean = (truth.points_a * inside).flatten(1, 2).sum(1) / count
-    spread = ((truth.points_a - mean[:, None, None]) ** 2 * inside).flatten(1).sum(1) / count[:, 0]
-    return (distance / spread.sqrt().clamp(min=1e-6)).clamp(*RELIEF)
 
 
 class GeometryTrainer:
@@ -242,6 +180,7 @@ class GeometryTrainer:
             lr=config.rate, betas=(0.9, 0.95),
         )  # fmt: skip
         self.step = self.samples = 0
+        self._echo: Echo | None = None  # while single views are learnt
 
     def start_from(self, file: Path) -> None:
         """Weights of an earlier training in place of random ones. Raises `InputError` where they are of other sizes, or
@@ -256,6 +195,11 @@ class GeometryTrainer:
     @property
     def done(self) -> bool:
         return self.samples >= self.config.samples
+
+    @property
+    def next_sample(self) -> int:
+        """Number of the first sample that it asks its source for."""
+        return earliest(self.samples, self.config.echo) if self.samples < self.config.alone_samples else self.samples
 
     def rate(self) -> float:
         """The learning rate now: up in a line, down along half a cosine."""
@@ -275,8 +219,6 @@ class GeometryTrainer:
         config = self.config
         if self.source is None:
             raise ValueError("source: there is none to train from")
-        rows = range(self.samples, self.samples + config.batch)
-        batch = to_batch([self.source(row) for row in rows], config.data.matches, self.samples).to(self.device)
         rate = self.rate()
         for group in self._adam.param_groups:
             group["lr"] = rate
@@ -284,8 +226,14 @@ class GeometryTrainer:
         low = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with low:
             if self.samples < config.alone_samples:
-                losses = single_losses(self.network.depth_alone(batch.images, batch.hints).float(), batch, config)
+                if self._echo is None:
+                    self._echo = Echo(self.source, self.samples, config.echo)
+                views = to_views(self._echo.batch(config.batch)).to(self.device)
+                losses = single_losses(self.network, views, config)
             else:
+                self._echo = None
+                samples = [self.source(row) for row in range(self.samples, self.samples + config.batch)]
+                batch = to_batch(samples, config.data.matches, self.samples).to(self.device)
                 losses = geometry_losses(predict(self.network, batch), batch, config, self.temperature())
         total = losses["points"] + losses["matches"] + losses["relief"] + losses["depth"]
         if not bool(torch.isfinite(total)):

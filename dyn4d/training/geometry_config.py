@@ -111,6 +111,9 @@ class GeometryTraining:
     alone: float = 0.0
     """Share of the training, its beginning, in which single views are learnt by themselves: depth alone, at less
     than half of the time a sample."""
+    echo: int = 256
+    """In that, samples after which the views of each are shown once more, mirrored; 0 = never. To draw views takes
+    longer than to learn from them."""
     growth: float = 0.7
     """Share of the training whose views are of `training.data.first_size`."""
     rate: float = 8e-4
@@ -156,8 +159,8 @@ class GeometryTraining:
     """How the samples are made."""
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("batch", 1), ("warmup", 0), ("evaluate_every", 1), ("held_out", 1),
-                            ("workers", 0)):  # fmt: skip
+        for name, least in (("samples", 1), ("batch", 1), ("warmup", 0), ("echo", 0), ("evaluate_every", 1),
+                            ("held_out", 1), ("workers", 0)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted at least {least}")
         for name in ("rate", "average"):

@@ -90,7 +90,7 @@ def train_geometry(
         look()
     progress.start("training", config.samples, trainer.samples)
     longest = 0.0  # of the steps, evaluations and checkpoints so far: what has to fit in the rest of the time
-    with samples_ahead(config, trainer.samples) as source, stop_between_steps() as asked:
+    with samples_ahead(config, trainer.next_sample) as source, stop_between_steps() as asked:
         trainer.source = source
         while not trainer.done:
             started, before = time.monotonic(), trainer.samples

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dyn4d.training.geometry import camera_points, matched_pixels, to_batch
+from dyn4d.training.geometry import matched_pixels, to_batch
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
 from dyn4d.training.geometry_data import (
     AT_ONCE,
@@ -19,6 +19,7 @@ from dyn4d.training.geometry_data import (
     draw_pair,
 )
 from dyn4d.training.geometry_run import samples_ahead
+from dyn4d.training.single_views import Echo, camera_points, mirrored, to_views
 
 SMALL = ObjectPairs(size=64, textures=3, bodies=3, reuse=2, scenes=0.0, matches=64)
 
@@ -166,3 +167,32 @@ def test_a_batch_says_the_same_in_both_orders() -> None:
     assert samples[0].mask[1][xy_b[valid, 1], xy_b[valid, 0]].all()
     _, _, at = matched_pixels(samples[0], 10_000, np.random.default_rng(0))
     assert len(np.unique(at, axis=0)) == len(at)
+
+
+def test_a_mirrored_sample_is_as_true_as_the_sample() -> None:
+    sample = SampleSource(SMALL, 4)(2)
+    turned = mirrored(sample)
+    again = mirrored(turned)
+    for name in ("image", "mask", "depth", "K", "a_from_b", "flow"):
+        np.testing.assert_allclose(getattr(again, name), getattr(sample, name), rtol=1e-6, atol=1e-9)
+    points, flipped = (camera_points(s.depth[0].astype(np.float64), s.K[0]) for s in (sample, turned))
+    np.testing.assert_allclose(flipped, points[:, ::-1] * [-1, 1, 1], atol=1e-9)
+    # Where a point of a is seen in b: through the camera of b, both say the same.
+    for one in (sample, turned):
+        rows, columns, at = matched_pixels(one, 200, np.random.default_rng(0))
+        assert one.mask[0][rows, columns].all() and one.mask[1][at[:, 1], at[:, 0]].all() and len(rows) > 50
+
+
+def test_an_echo_shows_each_sample_once_more_and_begins_anywhere() -> None:
+    source = SampleSource(SMALL, 4)
+    samples = [source(index) for index in range(6)]
+    echo = Echo(lambda index: samples[index], 0, 2)
+    shown = [echo.batch(1) for _ in range(6)]
+    assert [len(some) for some in shown] == [1, 1, 2, 2, 2, 2]
+    for index, some in enumerate(shown):
+        assert some[0] is samples[index]
+        if index >= 2:
+            assert np.array_equal(some[1].image, mirrored(samples[index - 2]).image)
+    later = Echo(lambda index: samples[index], 4, 2)
+    assert np.array_equal(to_views(later.batch(1)).images, to_views(shown[4]).images)
+    assert [len(Echo(lambda index: samples[index], 3, 0).batch(2))] == [2]

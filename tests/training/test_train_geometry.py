@@ -19,12 +19,11 @@ from dyn4d.core.errors import InputError, RunError
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.checkpoint import load_tensors
 from dyn4d.training import geometry_run
+from dyn4d.training.depth_losses import depth_loss, relief_loss
 from dyn4d.training.geometry import (
     GeometryTrainer,
-    depth_loss,
     geometry_losses,
     predict,
-    relief_loss,
     saved_config,
     to_batch,
 )
@@ -157,7 +156,7 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
 
 @pytest.mark.parametrize("alone", [0.0, 0.5])
 def test_stopped_and_gone_on_with_it_is_the_same_to_the_bit(alone: float, tmp_path: Path) -> None:
-    config = replace(TINY, alone=alone)
+    config = replace(TINY, alone=alone, echo=3)
     whole = train_geometry(config, tmp_path / "whole.safetensors")
     assert whole.finished and whole.samples == 12 and not TrainingFiles(tmp_path / "whole.safetensors").state.exists()
     part = tmp_path / "part.safetensors"
