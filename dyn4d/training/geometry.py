@@ -37,6 +37,7 @@ from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_t
 from dyn4d.training.depth_losses import depth_loss, relief_loss
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample
+from dyn4d.training.muon import Muon
 from dyn4d.training.single_views import (
     Echo,
     camera_points,
@@ -48,6 +49,7 @@ from dyn4d.training.single_views import (
 )
 
 STATE = "dyn4d-geometry-training/1"
+ENDS = ("stem.to_half", "head.to_shape", "head.local.out", "head.vote.3")  # layers that touch inputs and answers
 FREE = ("samples", "save_every", "workers", "evaluate_every", "held_out")  # what may change on the way
 
 
@@ -173,12 +175,13 @@ class GeometryTrainer:
         self.network = network.to(self.device).requires_grad_(True).train()
         self._named = dict(self.network.named_parameters())
         self.average = {name: value.detach().clone() for name, value in self._named.items()}
-        matrices = [p for p in self._named.values() if p.dim() > 1]
-        rest = [p for p in self._named.values() if p.dim() <= 1]
-        self._adam = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-            lr=config.rate, betas=(0.9, 0.95),
-        )  # fmt: skip
+        hidden = {name: p for name, p in self._named.items() if p.dim() > 1 and not name.startswith(ENDS)}
+        rest = [p for name, p in self._named.items() if name not in hidden]
+        self._optimisers: dict[str, torch.optim.Optimizer] = {
+            "hidden": Muon(hidden.values(), config.matrix_rate, decay=config.weight_decay),
+            "rest": torch.optim.AdamW(rest, lr=config.rate, betas=(0.9, 0.95), weight_decay=0.0),
+        }
+        self._highest = {"hidden": config.matrix_rate, "rest": config.rate}
         self.step = self.samples = 0
         self._echo: Echo | None = None  # while single views are learnt
 
@@ -201,11 +204,11 @@ class GeometryTrainer:
         """Number of the first sample that it asks its source for."""
         return earliest(self.samples, self.config.echo) if self.samples < self.config.alone_samples else self.samples
 
-    def rate(self) -> float:
-        """The learning rate now: up in a line, down along half a cosine."""
+    def pace(self) -> float:
+        """The learning rate now over its highest: up in a line, down along half a cosine."""
         config = self.config
         up = min((self.samples + config.batch) / max(config.warmup, 1), 1.0)
-        return config.rate * up * (0.5 + 0.5 * math.cos(math.pi * min(self.samples / config.samples, 1.0)))
+        return up * (0.5 + 0.5 * math.cos(math.pi * min(self.samples / config.samples, 1.0)))
 
     def temperature(self) -> float:
         """Of the descriptors' loss now."""
@@ -219,10 +222,11 @@ class GeometryTrainer:
         config = self.config
         if self.source is None:
             raise ValueError("source: there is none to train from")
-        rate = self.rate()
-        for group in self._adam.param_groups:
-            group["lr"] = rate
-        self._adam.zero_grad(set_to_none=True)
+        pace = self.pace()
+        for name, optimiser in self._optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = pace * self._highest[name]
+            optimiser.zero_grad(set_to_none=True)
         low = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
         with low:
             if self.samples < config.alone_samples:
@@ -239,16 +243,23 @@ class GeometryTrainer:
         if not bool(torch.isfinite(total)):
             raise RunError(
                 f"the training broke down at step {self.step}: the loss is {float(total.detach())}; lower "
-                "--training.rate, or start from an earlier state"
+                "--training.matrix-rate and --training.rate, or start from an earlier state"
             )
         total.backward()
         length = torch.nn.utils.clip_grad_norm_(list(self._named.values()), config.clip)
-        self._adam.step()
+        for optimiser in self._optimisers.values():
+            optimiser.step()
         self.step += 1
         self.samples += config.batch
         self._follow()
         figures = {name: float(value.detach()) for name, value in losses.items()}
-        return {"step": self.step, "samples": self.samples, "rate": rate, "gradient": float(length), **figures}
+        return {
+            "step": self.step,
+            "samples": self.samples,
+            "rate": pace * config.rate,
+            "gradient": float(length),
+            **figures,
+        }
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -266,7 +277,8 @@ class GeometryTrainer:
         """What `resume` goes on from."""
         tensors = {f"network|{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average|{name}": value for name, value in self.average.items()}
-        tensors |= adam_tensors("all", self._adam, self._named)
+        for name, optimiser in self._optimisers.items():
+            tensors |= adam_tensors(name, optimiser, self._named)
         head = {"training": asdict(self.config), "step": self.step, "samples": self.samples}
         save_tensors(file, tensors, head, STATE)
 
@@ -288,9 +300,11 @@ class GeometryTrainer:
         for prefix, target in (("network|", self.network.state_dict()), ("average|", self.average)):
             for name, value in target.items():
                 value.copy_(saved.tensors[prefix + name])
-        for parameter in self._named.values():  # Adam makes its tensors at its first step
-            self._adam.state[parameter] = {}
-        restore_adam("all", self._adam, self._named, saved.tensors)
+        for name, optimiser in self._optimisers.items():
+            for group in optimiser.param_groups:  # which makes its tensors at its first step
+                for parameter in group["params"]:
+                    optimiser.state[parameter] = {}
+            restore_adam(name, optimiser, self._named, saved.tensors)
         self.step, self.samples = int(saved.config["step"]), int(saved.config["samples"])
 
 

@@ -116,13 +116,15 @@ class GeometryTraining:
     longer than to learn from them."""
     growth: float = 0.7
     """Share of the training whose views are of `training.data.first_size`."""
-    rate: float = 8e-4
-    """Learning rate at its highest."""
+    matrix_rate: float = 0.01
+    """Learning rate at its highest, of Muon, which trains all matrices but those of the first and last layers."""
+    rate: float = 1e-3
+    """The same of AdamW, which trains the rest."""
     warmup: int = 800
     """Samples over which the learning rate rises."""
     weight_decay: float = 0.05
-    """Of AdamW, for all matrices."""
-    clip: float = 1.0
+    """Of Muon."""
+    clip: float = 10.0
     """Longest gradient, all weights together."""
     average: float = 0.998
     """Of the moving average of the weights, which is what is shipped: the share that stays at each step."""
@@ -163,7 +165,7 @@ class GeometryTraining:
                             ("held_out", 1), ("workers", 0)):  # fmt: skip
             if getattr(self, name) < least:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted at least {least}")
-        for name in ("rate", "average"):
+        for name in ("rate", "matrix_rate", "average"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"training.{name}: {getattr(self, name)}; wanted a number between 0 and 1")
         if not 0 < self.temperature[1] <= self.temperature[0] <= 1:

@@ -123,7 +123,7 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     begun = load_pair_network(first).state_dict()
     assert all(torch.equal(value, begun[name]) for name, value in trainer.average.items())
     assert all(torch.equal(value, begun[name]) for name, value in trainer.network.state_dict().items())
-    train_geometry(replace(TINY, samples=2, rate=1e-9, average=0.5), second, init=first)
+    train_geometry(replace(TINY, samples=2, rate=1e-9, matrix_rate=1e-9, average=0.5), second, init=first)
     ended = load_pair_network(second).state_dict()
     assert all(torch.allclose(ended[name], begun[name], atol=1e-3) for name in begun)
     with pytest.raises(InputError, match="other sizes"):
@@ -262,13 +262,13 @@ def test_depth_errors_are_after_one_scale() -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    trainer = GeometryTrainer(replace(TINY, samples=100, warmup=10, rate=0.01, batch=5, temperature=(0.2, 0.05),
+    trainer = GeometryTrainer(replace(TINY, samples=100, warmup=10, batch=5, temperature=(0.2, 0.05),
                                       cooling=0.5), None)  # fmt: skip
-    assert math.isclose(trainer.rate(), 0.005) and math.isclose(trainer.temperature(), 0.2)
+    assert math.isclose(trainer.pace(), 0.5) and math.isclose(trainer.temperature(), 0.2)
     trainer.samples = 50
-    assert math.isclose(trainer.rate(), 0.005) and math.isclose(trainer.temperature(), 0.05)
+    assert math.isclose(trainer.pace(), 0.5) and math.isclose(trainer.temperature(), 0.05)
     trainer.samples = 100
-    assert trainer.rate() < 1e-9 and trainer.done
+    assert trainer.pace() < 1e-9 and trainer.done
 
 
 @pytest.mark.parametrize(
