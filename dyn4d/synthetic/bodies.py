@@ -250,4 +250,4 @@ KINDS = {
     "person": person, "quadruped": quadruped, "animal": _animal, "biped": _biped, "snake": _snake,
     "branching": _branching, "blob": _blob, "furniture": _furniture, "vessel": _vessel,
 }  # fmt: skip
-SHARES = (0.22, 0.34, 0.06, 0.05, 0.09, 0.08, 0.06, 0.06, 0.04)
+SHARES = (0.26, 0.40, 0.05, 0.05, 0.07, 0.06, 0.05, 0.04, 0.02)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class ObjectPairs:
     """How pairs of frames are made. Lengths are pixels of the views unless they are said to be shares."""
 
-    size: int = 144
+    size: int = 112
     """Side of the square views in pixels, a multiple of 16."""
     first_size: int = 96
     """The same at first, see `training.growth`: smaller views teach more a second."""
@@ -25,7 +25,7 @@ class ObjectPairs:
     """Focal length over the longest side of the picture."""
     margin: tuple[float, float] = (0.04, 0.2)
     """Of the view around the object, on each side, as a share of its box."""
-    scenes: float = 0.15
+    scenes: float = 0.1
     """Share of the samples that are whole rooms without a mask, in which one body moves."""
     known: float = 0.35
     """Share of the samples whose intrinsics the network is told."""
@@ -64,13 +64,13 @@ class ObjectPairs:
 class NetworkSizes:
     """Sizes of the network; see `PairNetworkConfig`."""
 
-    stem: tuple[int, int, int] = (24, 48, 96)
+    stem: tuple[int, int, int] = (16, 32, 64)
     """Channels of the convolutions at 1/2, 1/4 and 1/8 of the size."""
     units: tuple[int, int] = (2, 2)
     """Pairs of convolutions at 1/8 and at 1/16 of the size."""
     width: int = 192
     """Of the tokens, in encoder and decoder."""
-    encoder: int = 3
+    encoder: int = 2
     """Blocks of the encoder."""
     decoder: int = 3
     """Blocks of the decoder, which both sides share."""
@@ -102,21 +102,21 @@ class GeometryTraining:
     A sample is two frames of an object that moves, looked at in both orders.
     """
 
-    samples: int = 30_000
+    samples: int = 22_000
     """Samples in the whole training; the learning rate falls to nothing over them."""
     seed: int = 0
     """Of the first weights and of all samples."""
     batch: int = 4
     """Samples in a step."""
-    alone: float = 0.0
+    alone: float = 0.7
     """Share of the training, its beginning, in which single views are learnt by themselves: depth alone, at less
     than half of the time a sample."""
     echo: int = 256
     """In that, samples after which the views of each are shown once more, mirrored; 0 = never. To draw views takes
     longer than to learn from them."""
-    growth: float = 0.7
+    growth: float = 0.0
     """Share of the training whose views are of `training.data.first_size`."""
-    matrix_rate: float = 0.01
+    matrix_rate: float = 0.015
     """Learning rate at its highest, of Muon, which trains all matrices but those of the first and last layers."""
     rate: float = 1e-3
     """The same of AdamW, which trains the rest."""
@@ -130,16 +130,16 @@ class GeometryTraining:
     """Of the moving average of the weights, which is what is shipped: the share that stays at each step."""
     alpha: float = 0.2
     """What being sure of a point costs (DUSt3R eq. 4)."""
-    points_weight: float = 1.0
+    points_weight: float = 0.1
     """Of the loss of the points (DUSt3R eq. 4)."""
     match_weight: float = 0.5
     """Of the descriptors' loss beside that of the points (MASt3R, from trained points: 0.075)."""
     relief_weight: float = 2.0
     """Of the loss of the depth's steps from pixel to pixel and beyond, which see an object's shape apart from its
     distance."""
-    depth_weight: float = 0.0
+    depth_weight: float = 2.0
     """Of the loss of the depth's logarithm less its mean over the object, every pixel counting alike."""
-    match_share: float = 1.0
+    match_share: float = 0.0
     """Share of the descriptors' gradient that reaches what they have in common with the shapes. Below 1 they learn from
     what shapes need."""
     temperature: tuple[float, float] = (0.2, 0.05)

@@ -34,7 +34,7 @@ from dyn4d.training.geometry_run import train_geometry
 from dyn4d.training.loop import TrainingFiles
 
 TINY = GeometryTraining(
-    samples=12, batch=2, warmup=4, evaluate_every=6, held_out=2,
+    samples=12, batch=2, warmup=4, evaluate_every=6, held_out=2, alone=0.0,
     network=NetworkSizes(stem=(8, 8, 16), width=32, encoder=1, decoder=1, heads=2, fusion=8, descriptor=8),
     data=ObjectPairs(size=32, first_size=32, bodies=2, reuse=2, textures=2, scenes=0.2, matches=32),
 )  # fmt: skip
@@ -151,7 +151,7 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
     assert trainer.temperature() == pytest.approx(config.temperature[0])
     trainer.samples = 100
     assert trainer.train_step()["matches"] != 0
-    assert GeometryTraining().alone_samples == 0
+    assert replace(config, alone=0.0).alone_samples == 0
 
 
 @pytest.mark.parametrize("alone", [0.0, 0.5])
