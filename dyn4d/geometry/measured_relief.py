@@ -3,7 +3,8 @@
 A small network knows how a surface goes on from pixel to pixel better than which end of an object is nearer. Matches of
 a thing that moves mostly as a rigid one say the latter, at some pixels, with some of them wrong (limbs move by
 themselves). So the logarithm of what the network's depth is multiplied by is as smooth as it can be over the object
-(membrane: least squares of the steps from cell to cell) and near what was measured, robustly.
+(membrane: least squares of the steps from cell to cell) and near what was measured, robustly. How much the network's
+own depth is believed beside it follows from how well it explains the points that are measured best.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ CLOSE = 0.1  # of its depth: what is known worse says nothing
 EXACT = 0.005  # of its depth: no measured point is believed more
 WEIGHT = 0.01  # of its depth: a point known so well weighs as much as STIFF · 1 step from cell to cell
 STIFF = 3.0
-KEEPS = 3e-3  # weight of the network's own depth in each cell: it decides where nothing near is measured
+KEEPS = (3e-3, 3e-2)  # weight of the network's own depth in each cell, of a bad and of a good one
+WORTH = (1.0, 0.7)  # what a bad and a good network leave unexplained of what is measured, over what a plane leaves
+AGREE = 0.5  # of a point's matches, where networks are judged by it
+SURE = 0.03  # of its depth: the same of how well it is known
 USUAL = 0.03  # logarithm of the depth: a point so far from those around it counts half
 ROUNDS = 4
 LEAST = 10  # measured points that a frame needs
@@ -53,12 +57,15 @@ class Bend:
         return depth * np.exp(self.factor + total / np.maximum(share, 1e-3))
 
 
-def bend(depth: np.ndarray, mask: np.ndarray, xy: np.ndarray, measured: np.ndarray, sigma: np.ndarray) -> Bend | None:
+def bend(
+    depth: np.ndarray, mask: np.ndarray, xy: np.ndarray, measured: np.ndarray, sigma: np.ndarray,
+    keeps: float = KEEPS[0],
+) -> Bend | None:  # fmt: skip
     """What brings a depth map through measured points; None where there are too few.
 
     Args:
         depth: (H, W) in any unit, 0 = unknown. mask: (H, W) bool, the object. xy: (N, 2) px. measured: (N,) depth > 0.
-        sigma: (N,) its standard deviation over itself.
+        sigma: (N,) its standard deviation over itself. keeps: weight of the depth map itself, see `KEEPS`.
     """
     height, width = mask.shape
     cell = max(height, width) / CELLS if max(height, width) > CELLS else 1.0
@@ -88,7 +95,7 @@ def bend(depth: np.ndarray, mask: np.ndarray, xy: np.ndarray, measured: np.ndarr
     smooth = STIFF * (step.T @ step)
     sure, found = weight, np.zeros(count)
     for _ in range(ROUNDS):
-        matrix = smooth + sparse.diags(np.bincount(place, sure, count) + KEEPS)
+        matrix = smooth + sparse.diags(np.bincount(place, sure, count) + keeps)
         found = np.asarray(spsolve(matrix.tocsc(), np.bincount(place, sure * (off - factor), count)))
         sure = weight / (1 + ((off - factor - found[place]) / USUAL) ** 2)
     grid = np.zeros(known.shape)
@@ -144,13 +151,40 @@ def through_matches(
     """
     seen = triangulate(matches, cameras)
     close = seen.close(CLOSE)
-    bends = [_bend_of(seen, close & (seen.frame == row), said, masks[row], row) for row in range(len(cameras))]
+    keeps = _weight_of(unexplained(said, seen))
+    bends = [_bend_of(seen, close & (seen.frame == row), said, masks[row], row, keeps) for row in range(len(cameras))]
     return MeasuredDepth(said, bends, rest)
 
 
-def _bend_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int) -> Bend | None:
+def unexplained(said: ViewDepth, seen: SeenAgain) -> float:
+    """How far a network's depth is from the points that are measured best, over how far a plane is from them: medians
+    in each frame, after one factor, of the logarithms. 1 = no better than a plane, also where there are no such points.
+    """
+    good = seen.close(SURE) & (seen.agree > AGREE)
+    off = np.zeros(2)  # of the network, of a plane
+    for frame in range(len(said.frames)):
+        rows = good & (seen.frame == frame)
+        if int(rows.sum()) < 2 * LEAST:
+            continue
+        depth = said.picture(frame)[0]
+        column, line = seen.xy[rows].long().numpy().T
+        own = depth[line.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)]
+        measured = 1 / seen.inverse[rows].numpy()[own > 0]
+        if len(measured) >= 2 * LEAST:
+            logs = np.log(measured) - np.log(own[own > 0]), np.log(measured)
+            off += [float(np.median(np.abs(v - np.median(v)))) for v in logs]
+    return float(off[0] / off[1]) if off[1] > 0 else 1.0
+
+
+def _weight_of(unexplained: float) -> float:
+    """`KEEPS` of a network, between the two as its logarithm."""
+    share = np.clip((WORTH[0] - unexplained) / (WORTH[0] - WORTH[1]), 0, 1)
+    return float(KEEPS[0] * (KEEPS[1] / KEEPS[0]) ** share)
+
+
+def _bend_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int, keeps: float) -> Bend | None:
     if int(rows.sum()) < LEAST:
         return None
     inverse, sigma = seen.inverse[rows].numpy(), seen.sigma[rows].numpy()
     return bend(said.picture(frame)[0], np.asarray(mask, dtype=bool), seen.xy[rows].numpy(), 1 / inverse,
-                sigma / inverse)  # fmt: skip
+                sigma / inverse, keeps)  # fmt: skip

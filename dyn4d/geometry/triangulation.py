@@ -20,12 +20,14 @@ class SeenAgain:
     Attributes:
         frame: (N,). xy: (N, 2) px. inverse: (N,) inverse planar depth in that frame's camera; it may be 0 or less.
         sigma: (N,) standard deviation of the same, as the pixels and the cameras' places tell it.
+        agree: (N,) in [0, 1], how well its matches agree: the mean of their weights in the end.
     """
 
     frame: Tensor
     xy: Tensor
     inverse: Tensor
     sigma: Tensor
+    agree: Tensor
 
     def close(self, most: float) -> Tensor:
         """(N,) bool: in front of the camera, its depth known to `most` of itself."""
@@ -47,7 +49,7 @@ def triangulate(matches: Correspondences, cameras: Camera) -> SeenAgain:
     start, end = matches.xy_a.double().cpu(), matches.xy_b.double().cpu()
     if len(a) == 0:
         none = torch.zeros(0, dtype=torch.float64)
-        return SeenAgain(a, start, none, none)
+        return SeenAgain(a, start, none, none, none)
     K, pose = cameras.K.double().cpu(), cameras.world_from_cam.double().cpu()
     places, group = torch.unique(torch.cat([a[:, None].double(), start], 1), dim=0, return_inverse=True)
     focal = K.diagonal(dim1=-2, dim2=-1)[:, :2]
@@ -69,4 +71,7 @@ def triangulate(matches: Correspondences, cameras: Camera) -> SeenAgain:
         inverse = torch.zeros_like(inverse).index_add_(0, group, both) / information.clamp_min(1e-30)
         off = (pixels * (by * inverse[group][:, None] - goal)).norm(dim=1)
         weight = 1 / (1 + (off / USUAL).square())
-    return SeenAgain(places[:, 0].long(), places[:, 1:], inverse, USUAL * information.clamp_min(1e-30).rsqrt())
+    count = torch.bincount(group, minlength=len(places))
+    agree = torch.zeros_like(inverse).index_add_(0, group, weight) / count
+    sigma = USUAL * information.clamp_min(1e-30).rsqrt()
+    return SeenAgain(places[:, 0].long(), places[:, 1:], inverse, sigma, agree)

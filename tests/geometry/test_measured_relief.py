@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
+import torch
 
-from dyn4d.geometry.measured_relief import bend
+from dyn4d.geometry.measured_relief import KEEPS, bend, unexplained
+from dyn4d.geometry.pair_config import PairConfig
+from dyn4d.geometry.pair_frames import make_pair_frame
+from dyn4d.geometry.triangulation import SeenAgain
+from dyn4d.geometry.view_depth import ViewDepth
 
 HEIGHT, WIDTH = 120, 150
 
@@ -71,3 +77,31 @@ def test_pictures_of_any_size_and_too_few_points() -> None:
     assert bend(said, mask, xy[:3], depth[:3], np.full(3, 0.003)) is None
     outside = xy * 0 + 1.5
     assert bend(said, mask, outside, depth, np.full(60, 0.003)) is None
+
+
+def test_a_good_network_is_believed_more_where_measured_points_are_wrong_together() -> None:
+    true, _, mask = scene()
+    xy, depth = points(true, mask, 400)
+    corner = (xy[:, 0] > 100) & (xy[:, 1] > 60)
+    depth = np.where(corner, 1.1 * depth, depth)  # as limbs are that move by themselves
+    off = [error(found.apply(true), true, mask)
+           for keeps in KEEPS
+           if (found := bend(true, mask, xy, depth, np.full(400, 0.01), keeps)) is not None]  # fmt: skip
+    assert len(off) == 2 and off[1] < 0.8 * off[0]
+
+
+def test_what_a_network_is_worth_is_told_by_the_points_that_are_measured_best() -> None:
+    true, _, mask = scene()
+    frame = make_pair_frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), mask, PairConfig(view="whole", size=160))
+    xy, depth = points(true, mask, 300)
+    seen = SeenAgain(torch.zeros(300, dtype=torch.long), torch.from_numpy(xy), torch.from_numpy(1 / depth),
+                     torch.from_numpy(0.005 / depth), torch.full((300,), 0.9, dtype=torch.float64))  # fmt: skip
+
+    def worth(map_: np.ndarray, some: SeenAgain) -> float:
+        view = frame.view.depth(map_)
+        return unexplained(ViewDepth([frame], [view], [(view > 0).astype(np.float64)]), some)
+
+    right, half, plane = (worth(np.where(mask, true**power, 0), seen) for power in (1.0, 0.5, 0.0))
+    assert right < 0.1 and half == pytest.approx(0.5, abs=0.1) and plane == pytest.approx(1.0, abs=1e-6)
+    doubtful = SeenAgain(seen.frame, seen.xy, seen.inverse, seen.sigma, 0.3 * seen.agree)
+    assert worth(true, doubtful) == 1.0  # nothing to judge it by

@@ -56,7 +56,7 @@ def test_surroundings_come_from_the_frames_around_and_not_from_behind_the_object
     frame = torch.tensor([0, 0, 1, 1])
     xy = torch.tensor([[40.0, 80], [80, 80], [50, 80], [50, 20]], dtype=torch.float64)
     sigma = torch.tensor([1e-3, 1e-3, 1e-3, 0.1], dtype=torch.float64)  # the last one is not known well enough
-    seen = SeenAgain(frame, xy, torch.full((4,), 0.25, dtype=torch.float64), sigma)
+    seen = SeenAgain(frame, xy, torch.full((4,), 0.25, dtype=torch.float64), sigma, torch.ones(4))
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[60:100, 60:100] = True
     found = Surroundings.of(seen, cameras, 1, mask)

@@ -57,6 +57,7 @@ def test_depth_is_that_of_what_is_seen(world: torch.Tensor) -> None:
     rows = by_place(found, xy)
     assert len(found.frame) == len(world) and bool((found.frame == 2).all())
     assert torch.allclose(1 / found.inverse[rows], depth, rtol=1e-4)
+    assert float(found.agree.min()) > 0.99
     assert bool(found.close(0.05).all()) and not bool(found.close(1e-6).any())
 
 
@@ -68,6 +69,7 @@ def test_one_wrong_match_in_four_does_little(world: torch.Tensor) -> None:
     found = triangulate(moved, camera)
     xy, depth = seen(world, camera, 2)
     assert float((found.inverse[by_place(found, xy)] * depth - 1).abs().max()) < 0.02
+    assert float(found.agree.min()) > 0.7 and float(found.agree.max()) < 0.8  # three of four do
 
 
 def test_sigma_is_what_a_pixels_noise_comes_to(world: torch.Tensor) -> None:
