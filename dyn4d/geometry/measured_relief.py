@@ -28,7 +28,8 @@ CLOSE = 0.1  # of its depth: what is known worse says nothing
 EXACT = 0.005  # of its depth: no measured point is believed more
 WEIGHT = 0.01  # of its depth: a point known so well weighs as much as STIFF · 1 step from cell to cell
 STIFF = 3.0
-KEEPS = (3e-3, 3e-2)  # weight of the network's own depth in each cell, of a bad and of a good one
+KEEPS = 3e-3  # weight of the network's own depth in each cell: it decides where nothing near is measured
+TRUST = 3.3  # how much more all that weighs which a good network says
 WORTH = (1.0, 0.7)  # what a bad and a good network leave unexplained of what is measured, over what a plane leaves
 AGREE = 0.5  # of a point's matches, where networks are judged by it
 SURE = 0.03  # of its depth: the same of how well it is known
@@ -59,13 +60,14 @@ class Bend:
 
 def bend(
     depth: np.ndarray, mask: np.ndarray, xy: np.ndarray, measured: np.ndarray, sigma: np.ndarray,
-    keeps: float = KEEPS[0],
+    trust: float = 1.0,
 ) -> Bend | None:  # fmt: skip
     """What brings a depth map through measured points; None where there are too few.
 
     Args:
         depth: (H, W) in any unit, 0 = unknown. mask: (H, W) bool, the object. xy: (N, 2) px. measured: (N,) depth > 0.
-        sigma: (N,) its standard deviation over itself. keeps: weight of the depth map itself, see `KEEPS`.
+        sigma: (N,) its standard deviation over itself. trust: how much the depth map's own relief weighs
+            beside them.
     """
     height, width = mask.shape
     cell = max(height, width) / CELLS if max(height, width) > CELLS else 1.0
@@ -92,10 +94,10 @@ def bend(
     row = np.arange(len(steps))
     values, ends = np.r_[np.ones(len(steps)), -np.ones(len(steps))], (np.r_[row, row], steps.T.ravel())
     step = sparse.csr_matrix((values, ends), shape=(len(steps), count))
-    smooth = STIFF * (step.T @ step)
+    smooth = trust * STIFF * (step.T @ step)
     sure, found = weight, np.zeros(count)
     for _ in range(ROUNDS):
-        matrix = smooth + sparse.diags(np.bincount(place, sure, count) + keeps)
+        matrix = smooth + sparse.diags(np.bincount(place, sure, count) + trust * KEEPS)
         found = np.asarray(spsolve(matrix.tocsc(), np.bincount(place, sure * (off - factor), count)))
         sure = weight / (1 + ((off - factor - found[place]) / USUAL) ** 2)
     grid = np.zeros(known.shape)
@@ -151,8 +153,8 @@ def through_matches(
     """
     seen = triangulate(matches, cameras)
     close = seen.close(CLOSE)
-    keeps = _weight_of(unexplained(said, seen))
-    bends = [_bend_of(seen, close & (seen.frame == row), said, masks[row], row, keeps) for row in range(len(cameras))]
+    trust = trust_in(unexplained(said, seen))
+    bends = [_bend_of(seen, close & (seen.frame == row), said, masks[row], row, trust) for row in range(len(cameras))]
     return MeasuredDepth(said, bends, rest)
 
 
@@ -176,15 +178,14 @@ def unexplained(said: ViewDepth, seen: SeenAgain) -> float:
     return float(off[0] / off[1]) if off[1] > 0 else 1.0
 
 
-def _weight_of(unexplained: float) -> float:
-    """`KEEPS` of a network, between the two as its logarithm."""
-    share = np.clip((WORTH[0] - unexplained) / (WORTH[0] - WORTH[1]), 0, 1)
-    return float(KEEPS[0] * (KEEPS[1] / KEEPS[0]) ** share)
+def trust_in(unexplained: float) -> float:
+    """1 for a bad network to `TRUST` for a good one, in between by its logarithm."""
+    return float(TRUST ** np.clip((WORTH[0] - unexplained) / (WORTH[0] - WORTH[1]), 0, 1))
 
 
-def _bend_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int, keeps: float) -> Bend | None:
+def _bend_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int, trust: float) -> Bend | None:
     if int(rows.sum()) < LEAST:
         return None
     inverse, sigma = seen.inverse[rows].numpy(), seen.sigma[rows].numpy()
     return bend(said.picture(frame)[0], np.asarray(mask, dtype=bool), seen.xy[rows].numpy(), 1 / inverse,
-                sigma / inverse, keeps)  # fmt: skip
+                sigma / inverse, trust)  # fmt: skip

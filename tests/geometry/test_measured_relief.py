@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dyn4d.geometry.measured_relief import KEEPS, bend, unexplained
+from dyn4d.geometry.measured_relief import TRUST, bend, trust_in, unexplained
 from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_frames import make_pair_frame
 from dyn4d.geometry.triangulation import SeenAgain
@@ -85,8 +85,8 @@ def test_a_good_network_is_believed_more_where_measured_points_are_wrong_togethe
     corner = (xy[:, 0] > 100) & (xy[:, 1] > 60)
     depth = np.where(corner, 1.1 * depth, depth)  # as limbs are that move by themselves
     off = [error(found.apply(true), true, mask)
-           for keeps in KEEPS
-           if (found := bend(true, mask, xy, depth, np.full(400, 0.01), keeps)) is not None]  # fmt: skip
+           for trust in (1.0, TRUST)
+           if (found := bend(true, mask, xy, depth, np.full(400, 0.01), trust)) is not None]  # fmt: skip
     assert len(off) == 2 and off[1] < 0.8 * off[0]
 
 
@@ -105,3 +105,4 @@ def test_what_a_network_is_worth_is_told_by_the_points_that_are_measured_best() 
     assert right < 0.1 and half == pytest.approx(0.5, abs=0.1) and plane == pytest.approx(1.0, abs=1e-6)
     doubtful = SeenAgain(seen.frame, seen.xy, seen.inverse, seen.sigma, 0.3 * seen.agree)
     assert worth(true, doubtful) == 1.0  # nothing to judge it by
+    assert trust_in(right) == TRUST and trust_in(plane) == trust_in(1.4) == 1.0 < trust_in(0.9) < trust_in(0.8)
