@@ -124,7 +124,7 @@ class GeometryTraining:
     """Samples over which the learning rate rises."""
     weight_decay: float = 0.05
     """Of Muon."""
-    clip: float = 10.0
+    clip: float = 1.0
     """Longest gradient, all weights together."""
     average: float = 0.998
     """Of the moving average of the weights, which is what is shipped: the share that stays at each step."""
