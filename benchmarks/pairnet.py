@@ -14,8 +14,8 @@ between frames, beside optical flow and R2D2 on the same frames; truth as in `r2
 gt_horse_room; `own`: dyn4d's synthetic scenes, whose objects are not those of the training). `clips`: the whole
 geometry stage: depth inside the mask after one scale a clip, the camera after a similarity, and seconds.
 
-`--curve`: error by samples of a training's log, as SVG; of several logs each began with the weights of the one before,
-and is measured on samples of its own.
+`--curve`: error by samples of a training's log, as SVG; of several logs, each begun with the weights of the one before
+and measured on samples of its own, depth over that of a plane.
 """
 
 from __future__ import annotations
@@ -194,9 +194,13 @@ def curve(logs: list[Path], out: Path) -> None:
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         looks += [{**line, "samples": before + line["samples"]} for line in lines if line.get("evaluation")]
         done = before + int(max(line["samples"] for line in lines))
-    names = {"depth": "depth", "flat": "depth: a plane", "other": "points of the other view"}
-    curves = {shown: {"step": [v["samples"] for v in looks], "value": [v[name] for v in looks]}
-              for name, shown in names.items()}  # fmt: skip
+    at = [v["samples"] for v in looks]
+    if len(logs) == 1:
+        names = {"depth": "depth", "flat": "depth: a plane", "other": "points of the other view"}
+        curves = {shown: {"step": at, "value": [v[name] for v in looks]} for name, shown in names.items()}
+    else:  # each measured on samples of its own, on which a plane is not equally wrong
+        curves = {"depth, over a plane's": {"step": at, "value": [v["depth"] / v["flat"] for v in looks]},
+                  "matches within 3 px": {"step": at, "value": [v["matches"] for v in looks]}}  # fmt: skip
     drawn = line_chart(curves, x_name="samples", log=False, title="error by samples").split("</svg>")[0]
     style = "text{fill:#555;stroke:none;font:11px sans-serif}.grid{stroke:#ddd}polyline{fill:none;stroke-width:2}"
     legend = "".join(
