@@ -23,7 +23,8 @@ CLOSE = 0.05  # of its depth: what is known worse says nothing
 EXACT = 0.01  # of its depth: what is known better counts no more
 LEAST_SUPPORT = 0.5  # measured pixels, weighted, near a pixel of the outline
 TOUCHES = 0.04  # share of an outline that touches something, at the least: fewer pixels are the tail of what is off
-TIGHTEST = 0.5  # each frame says how large the object is at the most; this share of them may say too little
+TIGHTEST = 0.25  # each frame says how large the object is at the most; this share of them may say too little
+EDGE = 3.0  # px of a picture of 256 pixels: so near an outline a coarser map of depth may end
 MOST_OUTLINE = 500  # pixels of it that are asked
 FAR = 4.0  # reaches; nothing beyond counts
 RIDGE = 1e-2  # of the weight: holds the slope where all that is near lies on a line
@@ -96,6 +97,7 @@ def outline_ratios(mask: np.ndarray, around: Surroundings, own: np.ndarray) -> n
     Args:
         mask: (H, W) bool. around: of the same picture. own: (H, W) depth of the object in any unit, 0 = unknown.
     """
+    own = _to_the_edge(own, mask)
     inside = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)  # the picture's edge is none
     y, x = np.nonzero(mask & (inside == 0) & (own > 0))
     if len(around.xy) == 0 or len(y) == 0:
@@ -105,6 +107,22 @@ def outline_ratios(mask: np.ndarray, around: Surroundings, own: np.ndarray) -> n
     there = around.beside(np.stack([x, y], 1) + 0.5, max(REACH * max(mask.shape) / 256, 2.0))
     good = there > 1e-9
     return 1 / (there[good] * own[y, x][good])
+
+
+def _to_the_edge(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Depth of what of an object is within `EDGE` of known depth, from the nearest: thin feet, which it rests on, would
+    be missing else."""
+    known = mask & (depth > 0)
+    if not known.any():
+        return depth
+    away, nearest = cv2.distanceTransformWithLabels(
+        (~known).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    nearest = np.asarray(nearest, dtype=np.int64)
+    table = np.zeros(int(nearest.max()) + 1)
+    table[nearest[known]] = depth[known]
+    close = away <= max(EDGE * max(mask.shape) / 256, 1.0)
+    return np.where(known, depth, np.where(mask & close, table[nearest], 0.0))
 
 
 def resting_scale(ratios: list[np.ndarray], said: float) -> tuple[float, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -70,6 +71,13 @@ def test_what_stands_on_the_floor_is_as_far_as_the_floor_there(unit: float) -> N
     ratios = [outline_ratios(mask, around, unit * own) for mask, around, own in (scene(), scene(far=3.5))]
     scale, rests = resting_scale(ratios, 1.1 / unit)
     assert rests and scale * unit == pytest.approx(1, abs=0.05)
+
+
+def test_feet_that_a_coarse_map_of_depth_misses_are_stood_on() -> None:
+    mask, around, own = scene()
+    inner = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    found, rests = resting_scale([outline_ratios(mask, around, np.where(inner, own, 0))], 1.3)
+    assert rests and found == pytest.approx(resting_scale([outline_ratios(mask, around, own)], 1.3)[0], abs=0.02)
 
 
 def test_a_frame_in_which_it_jumps_changes_little() -> None:
