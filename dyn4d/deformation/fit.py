@@ -26,7 +26,7 @@ from dyn4d.deformation.offset_field import OffsetField, OffsetShape
 from dyn4d.deformation.published_fit import fit_published
 from dyn4d.deformation.reviews import Reviews
 from dyn4d.deformation.root import RootMotion, fit_root
-from dyn4d.io.checkpoint import Checkpoint, adam_tensors, load_tensors, restore_adam, save_tensors
+from dyn4d.io.checkpoint import Checkpoint, load_tensors, optimiser_tensors, restore_optimiser, save_tensors
 
 CHECKPOINT = "dyn4d-field-fit/4"
 FIT_LEVELS = 4
@@ -195,7 +195,7 @@ def _begin(
     optimiser = torch.optim.Adam(field.parameter_groups(config.lr), betas=(0.9, 0.99), fused=True)
     if saved is None:
         return _State(field, optimiser, {"transport": [], "isometry": [], "silhouette": []}, 0, None)
-    restore_adam("field", optimiser, dict(field.named_parameters()), saved.tensors)
+    restore_optimiser("field", optimiser, dict(field.named_parameters()), saved.tensors)
     return _State(field, optimiser, saved.config["curves"], saved.config["step"], saved)
 
 
@@ -244,7 +244,7 @@ def _train(
 
 def _save(path: Path, state: _State, reviews: Reviews) -> None:
     tensors = {f"field.{k}": v.detach().cpu() for k, v in state.field.state_dict().items()}
-    tensors |= adam_tensors("field", state.optimiser, dict(state.field.named_parameters()))
+    tensors |= optimiser_tensors("field", state.optimiser, dict(state.field.named_parameters()))
     matches, reunions = reviews.state()
     values = {"shape": vars(state.field.shape), "step": state.step, "curves": state.curves, "reunions": reunions}
     save_tensors(path, tensors | matches, values, CHECKPOINT)

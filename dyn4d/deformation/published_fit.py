@@ -21,7 +21,7 @@ from dyn4d.core.knn import nearest
 from dyn4d.core.protocols import Progress
 from dyn4d.core.types import LiftedPairs
 from dyn4d.deformation.published_field import PublishedField, PublishedShape, random_order
-from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
+from dyn4d.io.checkpoint import load_tensors, optimiser_tensors, restore_optimiser, save_tensors
 
 CHECKPOINT = "dyn4d-published-fit/1"
 LAYERS = 4
@@ -115,7 +115,7 @@ def fit_published(
     groups = [{"params": code, "first": LR_CODE}, {"params": layers, "first": LR_LAYERS}]
     optimiser = torch.optim.Adam(groups, lr=LR_LAYERS, fused=True)
     if saved is not None:
-        restore_adam("field", optimiser, parameters, saved.tensors)
+        restore_optimiser("field", optimiser, parameters, saved.tensors)
     sampler = NearPairs(pairs, len(times))
     progress.start("deformation", steps, start)
     last_saved = time.monotonic()
@@ -134,7 +134,7 @@ def fit_published(
         progress.update(loss=float(loss.detach()))
         if checkpoint and time.monotonic() - last_saved > checkpoint_seconds:
             tensors = {f"field.{k}": v.detach().cpu() for k, v in field.state_dict().items()}
-            tensors |= adam_tensors("field", optimiser, parameters)
+            tensors |= optimiser_tensors("field", optimiser, parameters)
             save_tensors(checkpoint, tensors, {"step": step + 1, "curve": curve}, CHECKPOINT)
             last_saved = time.monotonic()
     progress.finish()

@@ -27,7 +27,7 @@ from dyn4d.gaussians.losses import RenderTerms, render_terms, stray
 from dyn4d.gaussians.model import NAMES, GaussianModel, build_optimiser
 from dyn4d.gaussians.targets import FrameTarget, background_colour, make_target
 from dyn4d.gaussians.warp import move
-from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
+from dyn4d.io.checkpoint import load_tensors, optimiser_tensors, restore_optimiser, save_tensors
 from dyn4d.raster import rasterization
 
 CHECKPOINT = "dyn4d-cotrain/1"
@@ -333,7 +333,7 @@ def save_state(path: Path, state: CotrainState) -> None:
     if state.exposure is not None:
         tensors["exposure"] = state.exposure.log_gains.detach().cpu()
     for label, (optimiser, parameters) in _optimisers(state).items():
-        tensors |= adam_tensors(label, optimiser, parameters)
+        tensors |= optimiser_tensors(label, optimiser, parameters)
     save_tensors(path, tensors, {"step": state.step, "curves": state.curves}, CHECKPOINT)
 
 
@@ -346,4 +346,4 @@ def restore_state(state: CotrainState, tensors: dict[str, Tensor], config: dict[
             state.exposure.log_gains.copy_(tensors["exposure"])
     state.pull.total, state.pull.seen = tensors["pull.total"].to(device), tensors["pull.seen"].to(device)
     for label, (optimiser, parameters) in _optimisers(state).items():
-        restore_adam(label, optimiser, parameters, tensors)
+        restore_optimiser(label, optimiser, parameters, tensors)

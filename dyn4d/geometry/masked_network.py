@@ -273,7 +273,9 @@ class MaskedPairNetwork(PairNetwork):
 
     def depth_alone(self, image: Tensor, hints: ViewHints | None = None) -> Tensor:
         """(B, H, W) planar depth of pictures (B, 3, H, W) in [0, 1], each by itself, in a unit of its own."""
-        return self.head.alone(self.encode(image, hints))
+        encoded = self.encode(image, hints)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.head.alone(encoded.float())
 
     def decode(self, a: EncodedImages, b: EncodedImages) -> tuple[list[Tensor], list[Tensor]]:
         if len(a) != len(b):

@@ -84,7 +84,7 @@ def read_head(path: str | Path) -> tuple[str, dict[str, Any]]:
     return metadata.get("format", ""), config if isinstance(config, dict) else {}
 
 
-def adam_tensors(label: str, optimiser: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+def optimiser_tensors(label: str, optimiser: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """What an optimiser remembers of named parameters, as tensors to save; `label` tells optimisers apart."""
     return {
         f"adam.{label}|{name}|{key}": value.detach().cpu().clone()
@@ -93,10 +93,10 @@ def adam_tensors(label: str, optimiser: Optimizer, parameters: Mapping[str, nn.P
     }
 
 
-def restore_adam(
+def restore_optimiser(
     label: str, optimiser: Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `adam_tensors` took under this label."""
+    """Put back what `optimiser_tensors` took under this label."""
     prefix = f"adam.{label}|"
     for full, value in tensors.items():
         if full.startswith(prefix):

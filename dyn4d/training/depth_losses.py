@@ -8,6 +8,7 @@ from torch import Tensor
 from dyn4d.geometry.pair_losses import masked_mean
 
 RELIEF_STEPS = (1, 2, 4, 8, 16)  # px over which depth is compared
+RELIEF = (1.0, 8.0)  # how much more a picture counts whose object is small beside its distance
 
 
 def depth_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> Tensor:
@@ -34,3 +35,13 @@ def relief_loss(depth: Tensor, truth: Tensor, valid: Tensor, weight: Tensor) -> 
             both = there.narrow(axis, 0, count) & there.narrow(axis, by, count)
             total = total + masked_mean((last - first).abs() * weight, both)
     return total
+
+
+def relief_weight(points: Tensor, valid: Tensor) -> Tensor:
+    """(B,) of pictures by their points (B, H, W, 3), valid (B, H, W): mean distance over the points' spread, within
+    `RELIEF`. An object far beside its size has little relief in its depth, of which no less is wanted."""
+    share = valid / valid.flatten(1).sum(1).clamp(min=1)[:, None, None]
+    distance = (points.norm(dim=-1) * share).sum((1, 2))
+    middle = (points * share[..., None]).sum((1, 2))
+    spread = ((points - middle[:, None, None]).square().sum(-1) * share).sum((1, 2)).sqrt()
+    return (distance / spread.clamp(min=1e-6)).clamp(*RELIEF)

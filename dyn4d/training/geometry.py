@@ -8,73 +8,38 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.types import PairPrediction
 from dyn4d.geometry.masked_network import MaskedPairNetwork
-from dyn4d.geometry.network import ViewHints
 from dyn4d.geometry.network_config import PairNetworkConfig
 from dyn4d.geometry.own_weights import save_own_weights
 from dyn4d.geometry.pair_losses import (
-    MatchTargets,
-    PairTruth,
     PixelLosses,
     confidence_loss,
     matching_loss,
     pointmap_regression,
 )
 from dyn4d.geometry.weights import load_pair_network
-from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
-from dyn4d.training.depth_losses import depth_loss, relief_loss
+from dyn4d.io.checkpoint import load_tensors, optimiser_tensors, restore_optimiser, save_tensors
+from dyn4d.training.depth_losses import depth_loss, relief_loss, relief_weight
+from dyn4d.training.geometry_batch import Batch, to_batch, to_views
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample
 from dyn4d.training.muon import Muon
-from dyn4d.training.single_views import (
-    Echo,
-    camera_points,
-    earliest,
-    relief_weight,
-    sample_hints,
-    single_losses,
-    to_views,
-)
+from dyn4d.training.single_views import Echo, earliest, single_losses
 
 STATE = "dyn4d-geometry-training/1"
 ENDS = ("stem.to_half", "head.to_shape", "head.local.out", "head.vote.3")  # layers that touch inputs and answers
 FREE = ("samples", "save_every", "workers", "evaluate_every", "held_out")  # what may change on the way
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B samples as the network takes them: first all first views, then all second ones.
-
-    Attributes:
-        images: (2 B, 3, S, S) in [0, 1]. hints: of all. there, back: the truth of the pairs (a, b) and (b, a).
-        matches: from a to b.
-    """
-
-    images: Tensor
-    hints: ViewHints
-    there: PairTruth
-    back: PairTruth
-    matches: MatchTargets
-
-    def to(self, device: torch.device) -> Batch:
-        def moved(value: Any) -> Any:
-            names = value.__dataclass_fields__
-            parts = {name: getattr(value, name) for name in names}
-            return replace(value, **{k: v.to(device) for k, v in parts.items() if isinstance(v, Tensor)})
-
-        return Batch(self.images.to(device), *(moved(getattr(self, n)) for n in ("hints", "there", "back", "matches")))
 
 
 def network_config(sizes: NetworkSizes, size: int) -> PairNetworkConfig:
@@ -84,45 +49,6 @@ def network_config(sizes: NetworkSizes, size: int) -> PairNetworkConfig:
         dec_num_heads=sizes.heads, img_size=(size, size), stem=sizes.stem, stem_units=sizes.units,
         fusion_dim=sizes.fusion,
     )  # fmt: skip
-
-
-def to_batch(samples: Sequence[GeometrySample], matches: int, first: int) -> Batch:
-    """Args: matches: pairs of pixels of each sample. first: number of the first sample, which draws these pairs."""
-    sides: dict[str, list[np.ndarray]] = {"a": [], "b": [], "b_in_a": [], "a_in_b": []}
-    xy_a, xy_b, valid = (np.zeros((len(samples), matches, *tail), kind) for tail, kind in
-                         (((2,), np.int64), ((2,), np.int64), ((), np.bool_)))  # fmt: skip
-    for row, sample in enumerate(samples):
-        a, b = (camera_points(d, K) for d, K in zip(sample.depth.astype(np.float64), sample.K))
-        to_a, to_b = sample.a_from_b, np.linalg.inv(sample.a_from_b)
-        for name, points in (("a", a), ("b", b), ("b_in_a", b @ to_a[:3, :3].T + to_a[:3, 3]),
-                             ("a_in_b", a @ to_b[:3, :3].T + to_b[:3, 3])):  # fmt: skip
-            sides[name].append(points.astype(np.float32))
-        ya, xa, at = matched_pixels(sample, matches, np.random.default_rng([first + row, 47]))
-        count = len(at)
-        xy_a[row, :count], xy_b[row, :count], valid[row, :count] = np.stack([xa, ya], 1), at, True
-    a, b, b_in_a, a_in_b = (torch.from_numpy(np.stack(sides[name])) for name in ("a", "b", "b_in_a", "a_in_b"))
-    mask_a, mask_b = (torch.from_numpy(np.stack([s.mask[side] for s in samples])) for side in (0, 1))
-    images = np.concatenate([np.stack([s.image[side] for s in samples]) for side in (0, 1)])
-    return Batch(
-        torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, sample_hints(samples),
-        PairTruth(a, b_in_a, mask_a, mask_b), PairTruth(b, a_in_b, mask_b, mask_a),
-        MatchTargets(torch.from_numpy(xy_a), torch.from_numpy(xy_b), torch.from_numpy(valid)),
-    )  # fmt: skip
-
-
-def matched_pixels(
-    sample: GeometrySample, most: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows and columns in a and (N, 2) whole pixels (column, row) in b, at most one pair for a pixel of b."""
-    ya, xa = np.nonzero(np.isfinite(sample.flow[..., 0]))
-    at = np.floor(sample.flow[ya, xa]).astype(np.int64)
-    at = at.clip(0, sample.mask.shape[-1] - 1)  # what lies on the very edge may be rounded off the picture
-    good = sample.mask[1][at[:, 1], at[:, 0]]
-    ya, xa, at = ya[good], xa[good], at[good]
-    order = rng.permutation(len(at))
-    _, once = np.unique(at[order] @ [1, sample.mask.shape[-1]], return_index=True)
-    pick = order[rng.permutation(once)[:most]]
-    return ya[pick], xa[pick], at[pick]
 
 
 def predict(network: MaskedPairNetwork, batch: Batch) -> tuple[PairPrediction, PairPrediction]:
@@ -227,18 +153,7 @@ class GeometryTrainer:
             for group in optimiser.param_groups:
                 group["lr"] = pace * self._highest[name]
             optimiser.zero_grad(set_to_none=True)
-        low = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-        with low:
-            if self.samples < config.alone_samples:
-                if self._echo is None:
-                    self._echo = Echo(self.source, self.samples, config.echo)
-                views = to_views(self._echo.batch(config.batch)).to(self.device)
-                losses = single_losses(self.network, views, config)
-            else:
-                self._echo = None
-                samples = [self.source(row) for row in range(self.samples, self.samples + config.batch)]
-                batch = to_batch(samples, config.data.matches, self.samples).to(self.device)
-                losses = geometry_losses(predict(self.network, batch), batch, config, self.temperature())
+        losses = self._losses(self.source)
         total = losses["points"] + losses["matches"] + losses["relief"] + losses["depth"]
         if not bool(torch.isfinite(total)):
             raise RunError(
@@ -253,13 +168,26 @@ class GeometryTrainer:
         self.samples += config.batch
         self._follow()
         figures = {name: float(value.detach()) for name, value in losses.items()}
-        return {
-            "step": self.step,
-            "samples": self.samples,
-            "rate": pace * config.rate,
-            "gradient": float(length),
-            **figures,
-        }
+        head = {"step": self.step, "samples": self.samples, "rate": pace * config.rate, "gradient": float(length)}
+        return {**head, **figures}
+
+    def _losses(self, source: Callable[[int], GeometrySample]) -> dict[str, Tensor]:
+        """Of the next samples. The network may be in half precision, losses are not."""
+        config = self.config
+        low = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+        if self.samples < config.alone_samples:
+            if self._echo is None:
+                self._echo = Echo(source, self.samples, config.echo)
+            views = to_views(self._echo.batch(config.batch)).to(self.device)
+            with low:
+                depth = self.network.depth_alone(views.images, views.hints)
+            return single_losses(depth, views, config)
+        self._echo = None
+        samples = [source(row) for row in range(self.samples, self.samples + config.batch)]
+        batch = to_batch(samples, config.data.matches, self.samples).to(self.device)
+        with low:
+            predictions = predict(self.network, batch)
+        return geometry_losses(predictions, batch, config, self.temperature())
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -278,7 +206,7 @@ class GeometryTrainer:
         tensors = {f"network|{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"average|{name}": value for name, value in self.average.items()}
         for name, optimiser in self._optimisers.items():
-            tensors |= adam_tensors(name, optimiser, self._named)
+            tensors |= optimiser_tensors(name, optimiser, self._named)
         head = {"training": asdict(self.config), "step": self.step, "samples": self.samples}
         save_tensors(file, tensors, head, STATE)
 
@@ -304,7 +232,7 @@ class GeometryTrainer:
             for group in optimiser.param_groups:  # which makes its tensors at its first step
                 for parameter in group["params"]:
                     optimiser.state[parameter] = {}
-            restore_adam(name, optimiser, self._named, saved.tensors)
+            restore_optimiser(name, optimiser, self._named, saved.tensors)
         self.step, self.samples = int(saved.config["step"]), int(saved.config["samples"])
 
 

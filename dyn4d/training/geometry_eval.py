@@ -11,7 +11,8 @@ from torch import Tensor
 from dyn4d.core.types import PairPrediction
 from dyn4d.geometry.masked_network import MaskedPairNetwork
 from dyn4d.geometry.pair_losses import PairTruth
-from dyn4d.training.geometry import predict, to_batch
+from dyn4d.training.geometry import predict
+from dyn4d.training.geometry_batch import to_batch
 from dyn4d.training.geometry_data import GeometrySample
 
 SEEDS = 200  # matches of each pair that are looked for

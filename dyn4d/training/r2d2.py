@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError, RunError
-from dyn4d.io.checkpoint import adam_tensors, load_tensors, restore_adam, save_tensors
+from dyn4d.io.checkpoint import load_tensors, optimiser_tensors, restore_optimiser, save_tensors
 from dyn4d.matching.r2d2_losses import average_precision, peakiness_loss, reliability_loss, similarity_loss
 from dyn4d.matching.r2d2_network import GRID_START, GRID_STEP, R2D2Network, RawMaps, normalise
 from dyn4d.matching.r2d2_sampling import MapPair, Samples, SubSampler
@@ -163,7 +163,7 @@ class MatcherTrainer:
 
     def state(self) -> dict[str, Tensor]:
         tensors = {f"network|{name}": value for name, value in self.network.state_dict().items()}
-        return {**tensors, **adam_tensors("all", self._adam, self._named)}
+        return {**tensors, **optimiser_tensors("all", self._adam, self._named)}
 
     def save(self, file: Path) -> None:
         """What `resume` goes on from."""
@@ -186,7 +186,7 @@ class MatcherTrainer:
         self.network.load_state_dict(own)
         for parameter in self._named.values():  # Adam makes its tensors at its first step
             self._adam.state[parameter] = {}
-        restore_adam("all", self._adam, self._named, saved.tensors)
+        restore_optimiser("all", self._adam, self._named, saved.tensors)
         self.step, self.pairs = int(saved.config["step"]), int(saved.config["pairs"])
 
 

@@ -3,92 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from dyn4d.geometry.masked_network import USUAL_FOCAL, MaskedPairNetwork, ViewHints
-from dyn4d.training.depth_losses import depth_loss, relief_loss
+from dyn4d.training.depth_losses import depth_loss, relief_loss, relief_weight
+from dyn4d.training.geometry_batch import SingleViews
 from dyn4d.training.geometry_config import GeometryTraining
 from dyn4d.training.geometry_data import GeometrySample
 
-RELIEF = (1.0, 8.0)  # how much more a picture counts whose object is small beside its distance
 
-
-@dataclass(frozen=True)
-class SingleViews:
-    """Views of N samples as the network takes them: first all first ones, then all second ones.
-
-    Attributes:
-        images: (2 N, 3, S, S) in [0, 1]. hints: of all. points: (2 N, S, S, 3) in each view's own camera. valid:
-            (2 N, S, S) where they are.
-    """
-
-    images: Tensor
-    hints: ViewHints
-    points: Tensor
-    valid: Tensor
-
-    def to(self, device: torch.device) -> SingleViews:
-        hints = ViewHints(*(getattr(self.hints, name).to(device) for name in ("mask", "focal", "centre", "known")))
-        return SingleViews(self.images.to(device), hints, self.points.to(device), self.valid.to(device))
-
-
-def to_views(samples: Sequence[GeometrySample]) -> SingleViews:
-    sides = [(sample, side) for side in (0, 1) for sample in samples]
-    images = np.stack([sample.image[side] for sample, side in sides])
-    points = np.stack([
-        camera_points(sample.depth[side].astype(np.float64), sample.K[side]).astype(np.float32)
-        for sample, side in sides
-    ])  # fmt: skip
-    valid = torch.from_numpy(np.stack([sample.mask[side] for sample, side in sides]))
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return SingleViews(pictures, sample_hints(samples), torch.from_numpy(points), valid)
-
-
-def camera_points(depth: np.ndarray, K: np.ndarray) -> np.ndarray:
-    """(H, W, 3) points in the camera of planar depth (H, W)."""
-    row, column = np.indices(depth.shape)
-    x, y = (column + 0.5 - K[0, 2]) / K[0, 0], (row + 0.5 - K[1, 2]) / K[1, 1]
-    return np.stack([x * depth, y * depth, depth], -1)
-
-
-def sample_hints(samples: Sequence[GeometrySample]) -> ViewHints:
-    """Of all first views, then of all second ones."""
-    focal, centre = [], []
-    for side in (0, 1):
-        for sample in samples:
-            told = sample.K[side].diagonal()[:2] if sample.known else np.full(2, USUAL_FOCAL * sample.unit[side])
-            focal.append(told)
-            centre.append(sample.K[side][:2, 2])
-    mask = np.concatenate([np.stack([s.mask[side] for s in samples]) for side in (0, 1)])
-    known = torch.tensor([s.known for s in samples] * 2)
-    return ViewHints(
-        torch.from_numpy(mask), torch.from_numpy(np.stack(focal)).float(), torch.from_numpy(np.stack(centre)).float(),
-        known,
-    )  # fmt: skip
-
-
-def single_losses(network: MaskedPairNetwork, views: SingleViews, config: GeometryTraining) -> dict[str, Tensor]:
-    """Losses by name of what the network says of views by themselves. Points and matches have none."""
-    depth = network.depth_alone(views.images, views.hints).float()
+def single_losses(depth: Tensor, views: SingleViews, config: GeometryTraining) -> dict[str, Tensor]:
+    """Losses by name of depth maps (2 N, S, S) that views say by themselves. Points and matches have none."""
     z = depth, views.points[..., 2], views.valid, relief_weight(views.points, views.valid)[:, None, None]
     none = depth.new_zeros(())
     return {"points": none, "matches": none, "relief": config.relief_weight * relief_loss(*z),
             "depth": config.depth_weight * depth_loss(*z), "distance": none}  # fmt: skip
-
-
-def relief_weight(points: Tensor, valid: Tensor) -> Tensor:
-    """(B,) of pictures by their points (B, H, W, 3), valid (B, H, W): mean distance over the points' spread, within
-    `RELIEF`. An object far beside its size has little relief in its depth, of which no less is wanted."""
-    share = valid / valid.flatten(1).sum(1).clamp(min=1)[:, None, None]
-    distance = (points.norm(dim=-1) * share).sum((1, 2))
-    middle = (points * share[..., None]).sum((1, 2))
-    spread = ((points - middle[:, None, None]).square().sum(-1) * share).sum((1, 2)).sqrt()
-    return (distance / spread.clamp(min=1e-6)).clamp(*RELIEF)
 
 
 def mirrored(sample: GeometrySample) -> GeometrySample:

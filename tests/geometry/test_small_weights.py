@@ -25,7 +25,7 @@ def test_they_are_there_small_and_on_our_terms() -> None:
 
 
 def test_they_know_relief_and_matches_of_bodies_that_no_training_saw() -> None:
-    source = SampleSource(ObjectPairs(size=112, textures=20, scenes=0.0), 2_000_003)
+    source = SampleSource(ObjectPairs(size=144, textures=20, scenes=0.0), 2_000_003)
     samples = [source(HELD_OUT + 7 * n) for n in range(16)]
     found = evaluate(load_pair_network(NAME), samples)  # pyright: ignore[reportArgumentType]
     assert found["depth"] < 0.8 * found["flat"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dyn4d.training.geometry import matched_pixels, to_batch
+from dyn4d.training.geometry_batch import camera_points, matched_pixels, to_batch, to_views
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
 from dyn4d.training.geometry_data import (
     AT_ONCE,
@@ -19,7 +19,7 @@ from dyn4d.training.geometry_data import (
     draw_pair,
 )
 from dyn4d.training.geometry_run import samples_ahead
-from dyn4d.training.single_views import Echo, camera_points, mirrored, to_views
+from dyn4d.training.single_views import Echo, mirrored
 
 SMALL = ObjectPairs(size=64, textures=3, bodies=3, reuse=2, scenes=0.0, matches=64)
 
@@ -195,4 +195,4 @@ def test_an_echo_shows_each_sample_once_more_and_begins_anywhere() -> None:
             assert np.array_equal(some[1].image, mirrored(samples[index - 2]).image)
     later = Echo(lambda index: samples[index], 4, 2)
     assert np.array_equal(to_views(later.batch(1)).images, to_views(shown[4]).images)
-    assert [len(Echo(lambda index: samples[index], 3, 0).batch(2))] == [2]
+    assert len(Echo(lambda index: samples[index], 3, 0).batch(2)) == 2

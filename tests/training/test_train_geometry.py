@@ -25,8 +25,8 @@ from dyn4d.training.geometry import (
     geometry_losses,
     predict,
     saved_config,
-    to_batch,
 )
+from dyn4d.training.geometry_batch import to_batch
 from dyn4d.training.geometry_config import GeometryTraining, NetworkSizes, ObjectPairs
 from dyn4d.training.geometry_data import GeometrySample, SampleSource
 from dyn4d.training.geometry_eval import depth_errors, evaluate, flat_errors
@@ -147,7 +147,10 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
     with torch.no_grad():  # what a view says by itself is what it says beside another, until pairs are learnt
         alone = trainer.network.depth_alone(batch.images, batch.hints)
         pair, _ = predict(trainer.network, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = trainer.network.depth_alone(batch.images, batch.hints)
     assert torch.allclose(pair.points_a[..., 2], alone[:2], rtol=1e-4)
+    assert low.dtype == torch.float32 and torch.allclose(low, alone, rtol=0.1)
     assert trainer.temperature() == pytest.approx(config.temperature[0])
     trainer.samples = 100
     assert trainer.train_step()["matches"] != 0
