@@ -66,8 +66,8 @@ def bend(
 
     Args:
         depth: (H, W) in any unit, 0 = unknown. mask: (H, W) bool, the object. xy: (N, 2) px. measured: (N,) depth > 0.
-        sigma: (N,) its standard deviation over itself. trust: how much the depth map's own relief weighs
-            beside them.
+        sigma: (N,) its standard deviation over itself. trust: how much the depth map's own relief weighs beside
+            them.
     """
     height, width = mask.shape
     cell = max(height, width) / CELLS if max(height, width) > CELLS else 1.0
