@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import frame_ranges
 from dyn4d.io.atomic import json_text, write_json
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 FORMAT = "dyn4d-check/1"
 WIDTH = (72, 120)  # characters of a table's lines, at least and at most
-FRAMES = 4  # ranges of frames in a line of the table
 COLUMNS = ("severity", "about", "frames", "what")
 
 
@@ -31,20 +31,6 @@ class CheckRequest:
     max_size: int | None = None
     mask: str = "auto"
     json: str | None = None
-
-
-def frame_ranges(frames: Sequence[int], most: int | None = FRAMES) -> str:
-    """ "3, 5-9, 12": ascending frames, `most` ranges of them, and how many more frames there are."""
-    ranges: list[list[int]] = []
-    for frame in frames:
-        if ranges and frame == ranges[-1][1] + 1:
-            ranges[-1][1] = frame
-        else:
-            ranges.append([frame, frame])
-    shown = ranges if most is None else ranges[:most]
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in shown)
-    left = sum(b - a + 1 for a, b in ranges[len(shown) :])
-    return f"{text} +{left}" if left else text
 
 
 def _frames(finding: Finding) -> tuple[int, ...]:

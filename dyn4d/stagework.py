@@ -53,15 +53,23 @@ def device_of(config: Config) -> torch.device:
 
 
 def prepare(ctx: StageContext) -> None:
-    """Read every frame once, warn or refuse, and write down what the clip is."""
+    """Read every frame once, warn or refuse, and write down what the clip is. Frames that are held out are looked at
+    too: without them the others would seem to jump, and the result is measured on them."""
     from dyn4d.io.check import check_clip, refuse_errors
+    from dyn4d.io.clip_findings import find_risks
+    from dyn4d.io.clip_watch import ClipWatch
 
     clip = open_clip(ctx.config)
-    findings = check_clip(clip, progress=ctx.progress)
+    looked_at = open_clip(replace(ctx.config, hold_out=0)) if ctx.config.hold_out else clip
+    watch = ClipWatch(looked_at)
+    findings = check_clip(looked_at, progress=ctx.progress, watch=watch.add)
+    refusing = list(findings)
+    if watch.figures:
+        findings += find_risks(looked_at, watch)  # which may be wrong, and keep nobody from trying
     for finding in findings:
-        if finding.severity == "warning":
-            log.warning("%s", finding.line())
-    refuse_errors(findings)
+        if finding.severity == "warning" or (finding.severity == "error" and finding not in refusing):
+            log.warning("%s", finding.told())
+    refuse_errors(refusing)
     timeline = clip.timeline
     facts = {
         "name": clip.name,
@@ -80,7 +88,7 @@ def prepare(ctx: StageContext) -> None:
         "fps": timeline.fps,
         "seconds": timeline.seconds.tolist(),
     }
-    write_json(ctx.out / "clip.json", {**facts, "time": time, "findings": [f.line() for f in findings]})
+    write_json(ctx.out / "clip.json", {**facts, "time": time, "findings": [f.told() for f in findings]})
     ctx.state.update(clip=facts, time=time)
 
 

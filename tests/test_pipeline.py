@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from dyn4d.config import Config, Options, from_plain, load_config, load_preset, with_clip
 from dyn4d.core.errors import InputError, RunError
@@ -224,6 +225,22 @@ def test_stages_one_at_a_time_on_some_frames(small_clip: Path, tmp_path: Path) -
     assert sorted(p.name for p in (out / "geometry" / "points").iterdir()) == ["000000.ply", "000002.ply"]
     assert len(read_cameras(out / "geometry" / "cameras.json").frames) == 4
     assert json.loads((out / "metrics.json").read_text())["track"]["epe_rel"] is None
+
+
+def test_a_run_says_what_is_risky_in_its_clip(scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = shutil.copytree(scene / "clip", tmp_path / "clip")
+    config = dataclasses.replace(with_clip(options(TINY), clip), hold_out=4)
+    run_prepare(config, tmp_path / "clean")
+    assert not capsys.readouterr().err  # frames that are held out leave no gap
+    for path in sorted((clip / "mask").iterdir())[4:6]:
+        mask = np.asarray(Image.open(path)).copy()
+        mask[:40] = mask.max()
+        Image.fromarray(mask).save(path)
+    run_prepare(config, tmp_path / "cut")
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "reaches the edge" in line)
+    assert line.startswith("warning: frames 4-5: ") and "(mend: " in line
+    said = json.loads((tmp_path / "cut" / "prepare" / "clip.json").read_text())["findings"]
+    assert line.removeprefix("warning: ") in said
 
 
 def test_frames_held_out_are_evaluated_without_truth(small_clip: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from dyn4d.core.errors import InputError
+from dyn4d.core.listing import frame_ranges
 from dyn4d.core.protocols import Progress
 from dyn4d.core.types import Clip
 from dyn4d.io.readers import DepthFrames
@@ -44,6 +45,14 @@ class Finding:
     def line(self) -> str:
         """One line without the severity: "mask/00003.png: …"."""
         return f"{self.where}: {self.text}" if self.where else self.text
+
+    def told(self) -> str:
+        """The same with the frames, what follows and what mends it: "frames 3-5: …: … (mend: …)"."""
+        text = self.line()
+        if self.frames:
+            text = f"{'frame' if len(self.frames) == 1 else 'frames'} {frame_ranges(self.frames)}: {text}"
+        text += f": {self.consequence}" if self.consequence else ""
+        return f"{text} (mend: {self.remedy})" if self.remedy else text
 
 
 @dataclass
