@@ -29,7 +29,7 @@ EXACT = 0.005  # of its depth: no measured point is believed more
 WEIGHT = 0.01  # of its depth: a point known so well weighs as much as STIFF · 1 step from cell to cell
 STIFF = 3.0
 KEEPS = 3e-3  # weight of the network's own depth in each cell: it decides where nothing near is measured
-TRUST = 3.3  # how much more all that weighs which a good network says
+TRUST = 3.0  # times what its pixels tell: how unsure a measured point is taken to be beside a good network
 WORTH = (1.0, 0.7)  # what a bad and a good network leave unexplained of what is measured, over what a plane leaves
 AGREE = 0.5  # of a point's matches, where networks are judged by it
 SURE = 0.03  # of its depth: the same of how well it is known
@@ -66,8 +66,8 @@ def bend(
 
     Args:
         depth: (H, W) in any unit, 0 = unknown. mask: (H, W) bool, the object. xy: (N, 2) px. measured: (N,) depth > 0.
-        sigma: (N,) its standard deviation over itself. trust: how much the depth map's own relief weighs beside
-            them.
+        sigma: (N,) its standard deviation over itself, as the matches' pixels tell it. trust: times as large it is
+            taken to be: the same small motion that is not the whole object's is off by the more where parallax is less.
     """
     height, width = mask.shape
     cell = max(height, width) / CELLS if max(height, width) > CELLS else 1.0
@@ -84,7 +84,7 @@ def bend(
     number[known] = np.arange(known.sum())
     off = np.log(measured[good] / own[good])
     factor = float(np.median(off))
-    weight = WEIGHT**2 / (sigma[good] ** 2 + EXACT**2)
+    weight = WEIGHT**2 / ((trust * sigma[good]) ** 2 + EXACT**2)
     place, count = number[at][good], int(known.sum())
     steps = np.concatenate([
         np.stack([a[both], b[both]], 1)
@@ -94,10 +94,10 @@ def bend(
     row = np.arange(len(steps))
     values, ends = np.r_[np.ones(len(steps)), -np.ones(len(steps))], (np.r_[row, row], steps.T.ravel())
     step = sparse.csr_matrix((values, ends), shape=(len(steps), count))
-    smooth = trust * STIFF * (step.T @ step)
+    smooth = STIFF * (step.T @ step)
     sure, found = weight, np.zeros(count)
     for _ in range(ROUNDS):
-        matrix = smooth + sparse.diags(np.bincount(place, sure, count) + trust * KEEPS)
+        matrix = smooth + sparse.diags(np.bincount(place, sure, count) + KEEPS)
         found = np.asarray(spsolve(matrix.tocsc(), np.bincount(place, sure * (off - factor), count)))
         sure = weight / (1 + ((off - factor - found[place]) / USUAL) ** 2)
     grid = np.zeros(known.shape)
