@@ -343,6 +343,8 @@ class TrainGeometryArgs(Common):
     """A state elsewhere to go on from; the settings are then those of its training."""
     init: str | None = None
     """Weights of an earlier training to start from, instead of random ones."""
+    mean: tuple[str, ...] = ()
+    """Train nothing; write the mean of these weights, of trainings that began with the same ones."""
     samples: int | None = None
     """Samples in the whole training. Default: training.samples."""
     minutes: float | None = None

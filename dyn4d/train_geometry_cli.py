@@ -19,14 +19,15 @@ class GeometryRequest:
 
     Attributes:
         out: the weights, ending in .safetensors. resume: a state to go on from. init: weights of an earlier training to
-            start from. samples: instead of `training.samples`. minutes: stop after this long. threads: of torch; the
-            weights depend on it in their last bits. device: "auto", "cpu" or "cuda". overwrite: replace weights that
-            are there.
+            start from. mean: weights whose mean is written, instead of a training. samples: instead of
+            `training.samples`. minutes: stop after this long. threads: of torch; the weights depend on it in their
+            last bits. device: "auto", "cpu" or "cuda". overwrite: replace weights that are there.
     """
 
     out: str
     resume: str | None = None
     init: str | None = None
+    mean: tuple[str, ...] = ()
     samples: int | None = None
     minutes: float | None = None
     threads: int = 2
@@ -48,11 +49,13 @@ def train_geometry_files(request: GeometryRequest, progress: Progress) -> str:
     if out.is_dir():
         raise InputError(f"{out} is a folder; choose another name with --out")
     unfinished = out.with_suffix(".state")
-    go_on = request.resume is None and unfinished.is_file() and not request.overwrite
+    go_on = not request.mean and request.resume is None and unfinished.is_file() and not request.overwrite
     if request.resume is None and not go_on and out.exists() and not request.overwrite:
         raise InputError(f"{out} is there already; choose another name, go on with --resume, or give --overwrite")
     if request.resume is not None and request.init is not None:
         raise InputError(f"{name}: --init goes with a new training, --resume with a stopped one; give one")
+    if request.mean:
+        return _mean(request, out, progress)
     import torch
 
     from dyn4d.core.allocator import keep_freed_memory
@@ -86,3 +89,19 @@ def train_geometry_files(request: GeometryRequest, progress: Progress) -> str:
     if not outcome.finished:
         text += f"\nstopped after {outcome.samples} of {config.samples} samples; the same command goes on"
     return text
+
+
+def _mean(request: GeometryRequest, out: Path, progress: Progress) -> str:
+    name = "dyn4d train-geometry"
+    for other in ("resume", "init", "samples", "minutes"):
+        if getattr(request, other) is not None:
+            raise InputError(f"{name}: --mean trains nothing, --{other} is of a training; give one")
+    if len(request.mean) == 1:
+        raise InputError(f"{name}: --mean {request.mean[0]}; wanted two files at least")
+    from dyn4d.core.protocols import resolve_device
+    from dyn4d.training.weight_mean import mean_weights
+
+    files = [Path(file).expanduser() for file in request.mean]
+    figures = mean_weights(files, request.training, out, device=resolve_device(request.device), progress=progress)
+    depth = f": depth {figures['depth']:.2%} (a plane: {figures['flat']:.2%})" if "depth" in figures else ""
+    return f"{out}{depth}"

@@ -60,7 +60,7 @@ def train_geometry(
     elif init is not None:
         trainer.start_from(init)
     spent = float(json.loads(lines[-1])["seconds"]) if lines else 0.0
-    held_out = _held_out(config, progress)
+    held_out = held_out_samples(config, progress)
     figures = _last_figures(lines)
 
     def look() -> None:
@@ -117,7 +117,8 @@ def train_geometry(
     return Outcome(trainer.done, trainer.samples, figures)
 
 
-def _held_out(config: GeometryTraining, progress: Progress) -> list[GeometrySample]:
+def held_out_samples(config: GeometryTraining, progress: Progress) -> list[GeometrySample]:
+    """Samples of bodies that no training with the same settings meets."""
     data = replace(config.data, textures=min(config.data.textures, 40))
     source = SampleSource(data, config.seed + OTHER_SEED)
     progress.start("held-out samples", config.held_out)

@@ -32,6 +32,7 @@ from dyn4d.training.geometry_data import GeometrySample, SampleSource
 from dyn4d.training.geometry_eval import depth_errors, evaluate, flat_errors
 from dyn4d.training.geometry_run import train_geometry
 from dyn4d.training.loop import TrainingFiles
+from dyn4d.training.weight_mean import mean_weights
 
 TINY = GeometryTraining(
     samples=12, batch=2, warmup=4, evaluate_every=6, held_out=2, alone=0.0,
@@ -128,6 +129,24 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     assert all(torch.allclose(ended[name], begun[name], atol=1e-3) for name in begun)
     with pytest.raises(InputError, match="other sizes"):
         GeometryTrainer(replace(TINY, network=replace(TINY.network, width=16, heads=1)), None).start_from(first)
+
+
+def test_the_mean_of_two_networks_is_between_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, out = (tmp_path / f"{name}.safetensors" for name in "abc")
+    train_geometry(replace(TINY, samples=4), first)
+    train_geometry(replace(TINY, samples=4, seed=1), second, init=first)
+    figures = mean_weights([first, second], TINY, out)
+    a, b, mean = (load_pair_network(file).state_dict() for file in (first, second, out))
+    assert all(torch.allclose(mean[name], (a[name] + b[name]) / 2, atol=1e-3) for name in mean)
+    assert any(not torch.equal(mean[name], a[name]) for name in mean)
+    assert load_pair_network(out).depth_error == pytest.approx(figures["depth"])
+    wide = tmp_path / "wide.safetensors"
+    train_geometry(replace(TINY, samples=2, network=replace(TINY.network, width=16, heads=1)), wide)
+    with pytest.raises(InputError, match="other sizes"):
+        mean_weights([first, wide], TINY, tmp_path / "d.safetensors")
+    assert not (tmp_path / "d.safetensors").exists()
+    assert cli.main(["train-geometry", "--out", str(out), "--mean", str(first), str(second)]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_single_views_are_learnt_first_and_then_pairs() -> None:
@@ -287,6 +306,9 @@ def test_the_rate_rises_and_falls() -> None:
         (("--out", "a.safetensors", "--resume", "none.state"), "none.state"),
         (("--out", "a.safetensors", "--init", "none.safetensors"), "none.safetensors"),
         (("--out", "a.safetensors", "--init", "a", "--resume", "b"), "--init goes with a new training"),
+        (("--out", "a.safetensors", "--mean", "a"), "wanted two files at least"),
+        (("--out", "a.safetensors", "--mean", "a", "b", "--samples", "4"), "--mean trains nothing, --samples"),
+        (("--out", "a.safetensors", "--mean", "none.safetensors", "small"), "none.safetensors"),
     ],
 )
 def test_the_command_says_no_in_one_line(
