@@ -201,12 +201,13 @@ def _found_again(before: _Seen, now: _Seen) -> float:
     if len(x) < 64 or min(now.picture.shape) < 16 or before.picture.shape != now.picture.shape:
         return NAN
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    there = flow.calc(before.picture, now.picture, None)[y, x]  # type: ignore[call-overload]
+    there = flow.calc(before.picture, now.picture, None)  # type: ignore[call-overload]
     back = flow.calc(now.picture, before.picture, None)  # type: ignore[call-overload]
-    at = (np.stack([x, y], -1) + there).astype(np.float32)
-    # Gone out of the picture is not found.
-    returned = cv2.remap(back, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR, borderValue=(1e6, 1e6))[0]
-    return float((np.linalg.norm(there + returned, axis=-1) < RETURN_PX).mean())
+    rows, columns = np.indices(before.picture.shape, dtype=np.float32)
+    # Gone out of the picture is not found. The whole picture, for OpenCV refuses rows of more than 32,766 pixels.
+    at = columns + there[..., 0], rows + there[..., 1]
+    returned = cv2.remap(back, *at, cv2.INTER_LINEAR, borderValue=(1e6, 1e6))
+    return float((np.linalg.norm((there + returned)[y, x], axis=-1) < RETURN_PX).mean())
 
 
 def _even_change(a: np.ndarray, b: np.ndarray) -> float:

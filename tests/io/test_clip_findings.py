@@ -297,6 +297,18 @@ def test_the_share_of_the_object_that_is_found_again_is_measured(clean: Clip) ->
     assert here == pytest.approx(0.5, abs=0.1)
 
 
+def test_pictures_that_are_all_object_are_followed_too(clean: Clip) -> None:
+    """More pixels of the object than OpenCV takes in one row, of pictures as of masks that are all of them."""
+    images = [cv2.resize(np.asarray(clean.images[row]), (300, 300)) for row in range(FRAMES)]
+    for inside in (298, 300):
+        masks = [np.arange(300)[:, None].repeat(300, 1) < inside for _ in images]
+        whole = replace(clean, images=images, masks=masks, depth=None, cameras=None, all_cameras=None)
+        watch = ClipWatch(whole)
+        for row, image in enumerate(images[:4]):
+            watch.add(row, image, masks[row], None)
+        assert min(one.again for one in watch.figures[1:]) > 0.9
+
+
 def test_a_small_hole_that_its_neighbours_do_not_have(clean: Clip) -> None:
     """On a plain body without gaps, 2.5 % of it."""
     picture = np.full((192, 192, 3), 90, np.uint8)
