@@ -378,7 +378,7 @@ def _trust(result: Reconstruction) -> list[tuple[str, str]]:
         return []
     limit = view_limit(result.cameras, find_extent(result.cloud, result.field, result.timeline.times),
                        result.depth_error)  # fmt: skip
-    text = f"estimated from the pictures, usually off by {result.depth_error:.1%}"
+    text = f"estimated from the pictures by a network that is usually off by {result.depth_error:.1%}"
     trusted = "" if limit is None else f"; sides more than {limit:.0f}° from the input's cameras are not to be trusted"
     return [("depth", text + trusted)]
 

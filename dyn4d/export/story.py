@@ -18,7 +18,7 @@ from dyn4d.io.terms import clip_terms
 SOURCES = {  # why `auto` takes a source of geometry
     "rgbd": "the clip has depth maps and K",
     "pointmaps": "maps of another estimator are there",
-    "mast3r": "weights of a pair network were given, and there are no depth maps",
+    "mast3r": "there are no depth maps, so that a pair network looked at the pictures",
 }
 FIELDS = {
     "realnvp": "an invertible field", "none": "no field: nothing moves", "mlp": "offsets by a network",

@@ -16,11 +16,12 @@ from dyn4d.export.views import Extent, Swing, fill_poses, find_stand
 
 SHIFT = 0.04  # of the object's size: how far an error of depth may move what is seen
 LEAST = 12.0  # degrees that are always allowed
-FREE = 60.0  # degrees from which on it is no limit: the sides that were not filmed are the greater trouble
+MOST = 60.0  # degrees: nothing was measured of the sides that were not filmed, however right the others are
 
 
 def view_limit(cameras: Camera, extent: Extent, depth_error: float | None) -> float | None:
-    """Degrees between a view and the nearest input camera's within which a result can be trusted; None = any.
+    """Degrees between a view and the nearest input camera's within which a result can be trusted, from `LEAST` to
+    `MOST`; None = any.
 
     Args:
         cameras: the clip's F cameras. depth_error: relative error that depth is expected to have; None = measured.
@@ -32,7 +33,7 @@ def view_limit(cameras: Camera, extent: Extent, depth_error: float | None) -> fl
     off = depth_error * float(away.norm(dim=-1).median())
     sine = SHIFT * 2 * extent.radius / max(off, 1e-12)
     angle = math.degrees(math.asin(sine)) if sine < 1 else 90.0
-    return None if angle >= FREE else max(angle, LEAST)
+    return min(max(angle, LEAST), MOST)
 
 
 def allowed_turn(cameras: Camera, extent: Extent, limit: float | None) -> Swing | None:
