@@ -22,6 +22,15 @@ class DemoFolders:
     names: tuple[str, ...] = ("clip", "truth", RECORD)
 
 
+OPTIONS = {"scene": "--scene", "background": "--backdrop", "frames": "--length", "size": "--size"}
+
+
+def _told(record: Any) -> str:
+    """What a demo was asked for, as the command's options say it."""
+    values = record if isinstance(record, dict) else {}
+    return " ".join(f"{option} {values[name]}" for name, option in OPTIONS.items() if name in values) or "unknown"
+
+
 def make_demo_clip(
     run: RunFolder, *, scene: str, background: str, frames: int, size: int, overwrite: bool, progress: Any
 ) -> DemoFolders:
@@ -40,7 +49,9 @@ def make_demo_clip(
             progress.note("demo clip: skipped, nothing changed")
             return folders
         if found not in (None, wanted) and not overwrite:
-            raise InputError(f"{run.root}: holds the demo {found}; give --overwrite to replace it, or another --out")
+            raise InputError(
+                f"{run.root}: holds another demo ({_told(found)}); give --overwrite to replace it, or another --out"
+            )
         from dyn4d.synthetic import build_scene, write_scene
 
         try:
