@@ -222,17 +222,31 @@ def load_preset(name: str) -> Options:
     return from_plain(Options, _read_yaml(path), source=str(path))
 
 
+DIGEST = "digest"  # in what stands for files, beside their name and number
 ABSENT = "not set"  # an option that one of two versions of the program does not have
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """What changed between two plain values, as 'name: old -> new' lines."""
     if isinstance(old, dict) and isinstance(new, dict):
+        if DIGEST in old and DIGEST in new:
+            return [] if old == new else [f"{where}: {_files_apart(old, new)}"]
         lines: list[str] = []
         for key in sorted(set(old) | set(new)):
             lines += differences(old.get(key, ABSENT), new.get(key, ABSENT), _join(where, str(key)))
         return lines
     return [] if old == new else [f"{where}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _files_apart(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Of two fingerprints of files."""
+    names = old.get("name"), new.get("name")
+    counts = tuple("1 file" if one.get("files") == 1 else f"{one.get('files')} files" for one in (old, new))
+    if names[0] != names[1]:
+        return f"{names[0]} ({counts[0]}) -> {names[1]} ({counts[1]})"
+    if counts[0] != counts[1]:
+        return f"{names[0]} had {counts[0]}, and has {counts[1]}"
+    return f"the files in {names[0]} are others than they were"
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ from dyn4d.geometry.sources import choose_source
 from dyn4d.network_cost import network_cost, suited_config
 from dyn4d.pipeline import STAGES as PIPELINE
 from dyn4d.pipeline import core_count, set_threads
-from dyn4d.runner import make_plan
+from dyn4d.runner import make_plan, refuse_changes
 from dyn4d.runs import RunFolder
 from dyn4d.speed import MachineSpeed, machine_speed
 from dyn4d.stagework import check_matching, device_of, open_clip
@@ -89,7 +89,8 @@ def make_estimate(
     """Count the work of a run, and weigh it with this machine's speed. Writes nothing but the remembered speed.
 
     Args:
-        out: the run folder; finished stages in it cost nothing. overwrite: those made with other options do.
+        out: the run folder; finished stages in it cost nothing. overwrite: replace those made with other options,
+            which cost something either way.
         fresh: measure the machine's speed in any case. measure_network: load the weights of a pair network, if there
             are any, and measure it, where that is not known.
 
@@ -132,8 +133,11 @@ def make_estimate(
     run, done = RunFolder(out), ()
     if run.state.is_file():
         plan = make_plan(PIPELINE, config, run)
-        done = tuple(one.stage.name for one in plan if one.status == "done" or (
-            one.status == "changed" and not overwrite))  # fmt: skip
+        done = tuple(one.stage.name for one in plan if one.status == "done")
+        try:
+            refuse_changes(plan, overwrite=overwrite)
+        except InputError as error:  # all the same it is told what that takes
+            notes.append(f"{run.root} holds another run, which dyn4d run would not replace: {error}")
     free = free_memory(torch.device("cpu"))
     return Estimate(
         config, source, size, work, stage_costs(work, config, speed, parallel=parallel), done,

@@ -209,6 +209,10 @@ def test_finished_stages_cost_nothing(clip: Path, tmp_path: Path) -> None:
     assert found.seconds == pytest.approx(sum(found.costs[stage].seconds for stage in STAGES[1:]))
     entry = json.loads((tmp_path / "run/run.json").read_text())["stages"]["prepare"]
     assert entry["busy_seconds"] > 0 and entry["peak_memory"] > 2**20
+    other = replace(config, hold_out=4)
+    found = make_estimate(other, tmp_path / "run")
+    assert found.done == () and "would not replace: prepare: finished, but not by" in table(found)
+    assert "would not replace" not in table(make_estimate(other, tmp_path / "run", overwrite=True))
 
 
 def test_the_words() -> None:

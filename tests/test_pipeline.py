@@ -151,7 +151,7 @@ def test_changed_options_are_refused_and_nothing_changes(run: Path, scene: Path)
 
 
 def test_another_clip_is_refused(run: Path, small_clip: Path) -> None:
-    with pytest.raises(InputError, match=r"prepare: .*clip\.digest"):
+    with pytest.raises(InputError, match=r"prepare: .*clip: \w+ had \d+ files, and has \d+"):
         run_all(with_clip(options(SMALL), small_clip), run)
 
 
