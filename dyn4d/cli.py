@@ -178,10 +178,11 @@ def _print_table(run: RunFolder) -> None:
 
 def eval_command(name: str, words: Sequence[str]) -> None:
     args = parse(EvalArgs, name, words, EvalArgs())
+    from dyn4d.demo import demo_truth
     from dyn4d.pipeline import run_eval
 
     run = RunFolder(args.run)
-    run_eval(run, args.truth, progress=_progress(args))
+    run_eval(run, args.truth or demo_truth(run), progress=_progress(args))
     _print_table(run)
 
 

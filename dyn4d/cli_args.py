@@ -110,8 +110,8 @@ class EvalArgs(Common):
     run: str = ""
     """The run folder."""
     truth: str = ""
-    """Folder with views.json, cameras.json and tracks.npz. Without it only the frames that the run left out
-    (--hold-out) are compared."""
+    """Folder with views.json, cameras.json and tracks.npz; the demo brings its own. Without it only the frames that the
+    run left out (--hold-out) are compared."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dyn4d.io.atomic import read_json, write_json
 from dyn4d.runs import RunFolder, locked
 
 RECORD = "demo.json"
+OPTIONS = {"scene": "--scene", "background": "--backdrop", "frames": "--length", "size": "--size"}  # by its names
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class DemoFolders:
     names: tuple[str, ...] = ("clip", "truth", RECORD)
 
 
-OPTIONS = {"scene": "--scene", "background": "--backdrop", "frames": "--length", "size": "--size"}
+def demo_truth(run: RunFolder) -> Path | str:
+    """The truth that a demo's run brings along; "" where it is another run."""
+    truth = run.root / "truth"
+    return truth if (run.root / RECORD).is_file() and truth.is_dir() else ""
 
 
 def _told(record: Any) -> str:

@@ -70,6 +70,11 @@ def prepare(ctx: StageContext) -> None:
         if finding.severity == "warning" or (finding.severity == "error" and finding not in refusing):
             log.warning("%s", finding.told())
     refuse_errors(refusing)
+    if ctx.config.hold_out and not clip.poses_given:
+        log.warning(
+            "--hold-out %d: the clip gives no camera poses, so the frames held out have none, and dyn4d eval cannot "
+            "compare them", ctx.config.hold_out,
+        )  # fmt: skip
     timeline = clip.timeline
     facts = {
         "name": clip.name,

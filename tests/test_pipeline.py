@@ -19,6 +19,7 @@ from PIL import Image
 from dyn4d.config import Config, Options, from_plain, load_config, load_preset, with_clip
 from dyn4d.core.errors import InputError, RunError
 from dyn4d.export.config import RenderConfig
+from dyn4d.export.run import why_nothing_left_out
 from dyn4d.io.cameras_json import read_cameras
 from dyn4d.io.clips import load_clip
 from dyn4d.pipeline import STAGES, clip_fingerprint, run_all, run_eval, run_prepare, run_stage, run_status
@@ -258,6 +259,20 @@ def test_frames_held_out_are_evaluated_without_truth(small_clip: Path, tmp_path:
     with pytest.raises(InputError, match=r"nothing to compare with.*--hold-out 8"):
         run_eval(whole)
     assert not (whole / "eval.json").exists()
+
+
+def test_why_nothing_can_be_compared(small_clip: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    clip = load_clip(small_clip)
+    assert "make a run with --hold-out 8" in why_nothing_left_out(clip, [0, 1, 2, 3])
+    bare = dataclasses.replace(clip, poses_given=False)
+    assert "the 1 frame left out has no camera" in why_nothing_left_out(bare, [0, 1, 2])
+    shutil.copytree(small_clip, tmp_path / "clip")
+    said = json.loads((tmp_path / "clip" / "cameras.json").read_text())
+    for frame in said["frames"]:
+        del frame["w2c"]
+    (tmp_path / "clip" / "cameras.json").write_text(json.dumps(said))
+    run_prepare(dataclasses.replace(with_clip(options(TINY), tmp_path / "clip"), hold_out=3), tmp_path / "run")
+    assert "warning: --hold-out 3: the clip gives no camera poses" in capsys.readouterr().err
 
 
 def test_a_still_reconstruction(small_clip: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from dyn4d.core.cameras import orbit, scale_camera
 from dyn4d.core.errors import InputError, RunError
+from dyn4d.core.listing import counted
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Camera, Clip, GaussianCloud, Timeline
 from dyn4d.deformation.files import load_field
@@ -392,6 +393,20 @@ def _found_again(deformation: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [("found again", text)] if frames else []
 
 
+def why_nothing_left_out(clip: Clip | None, used: Sequence[int] | None) -> str:
+    """Why no frame was compared, and what to do."""
+    left_out = 0 if clip is None or used is None else len(clip) - len(used)
+    if left_out and clip is not None and not clip.poses_given:
+        return (
+            f"the {counted(left_out, 'frame')} left out {'has' if left_out == 1 else 'have'} no camera, for the clip "
+            "gives no poses, and a run solves those of the frames that it uses; give --truth FOLDER, or poses in "
+            "cameras.json"
+        )
+    return (
+        "the run left out no frame that has a mask and a camera; give --truth FOLDER, or make a run with --hold-out 8"
+    )
+
+
 def evaluate_run(
     run: Path, truth_folder: Path | None, *, clip: Clip | None = None, used: Sequence[int] | None = None,
     device: torch.device | str = "cpu", progress: Progress | None = None,
@@ -413,10 +428,7 @@ def evaluate_run(
     if clip is not None and used is not None:
         left_out = evaluate_left_out(result, clip, used, size=size, progress=progress)
     if truth_folder is None and left_out is None:
-        raise InputError(
-            f"{run}: there is nothing to compare with: the run left out no frame that has a mask and a camera; give "
-            "--truth FOLDER, or make a run with --hold-out 8"
-        )
+        raise InputError(f"{run}: there is nothing to compare with: {why_nothing_left_out(clip, used)}")
     known = UNKNOWN if truth_folder is None else evaluate(result, load_truth(truth_folder), progress=progress)
     content = {**known, "left_out": left_out}
     write_json(run / "eval.json", content)
