@@ -122,10 +122,13 @@ def _without_masks(clip: str, text: str) -> Finding:
     """That there are no masks; for a folder in another format also how to import it."""
     from dyn4d.io.check import Finding
 
+    remedy = f"dyn4d mask {clip} --box X0 Y0 X1 Y1"
+    if not (Path(clip) / "rgb").is_dir():  # which mask/ could be put beside
+        remedy = f"dyn4d import {clip} --out CLIP, then dyn4d mask CLIP --box X0 Y0 X1 Y1"
     return Finding(
         "error", text + _import_hint(clip), kind="no masks",
         consequence="dyn4d run refuses the clip; the rest of it was looked at in whole pictures here",
-        remedy=f"dyn4d mask {clip} --box X0 Y0 X1 Y1",
+        remedy=remedy,
     )  # fmt: skip
 
 

@@ -116,7 +116,8 @@ def mask_folder(clip: Clip, source: str, out: str | None) -> MaskFolder:
 
     if out is None and not (clip.source / "rgb").is_dir():
         raise InputError(
-            f"dyn4d mask: --out is missing: {source} is no folder with rgb/, which mask/ could be put beside"
+            f"dyn4d mask: --out is missing: {source} is no folder with rgb/, which mask/ could be put beside; "
+            f"dyn4d import {source} --out CLIP makes one"
         )
     root = clip.source if out is None else Path(out).expanduser()
     return MaskFolder(root, clip.timeline.names, (clip.width, clip.height))

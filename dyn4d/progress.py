@@ -18,7 +18,12 @@ RECENT = 60.0  # seconds that tell how fast it goes now
 
 
 def _format(values: dict[str, float]) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
+    return " ".join(f"{name} {_number(value)}" for name, value in values.items())
+
+
+def _number(value: float) -> str:
+    """Counts in full, all else to four digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 and value == int(value) else f"{value:.4g}"
 
 
 def _duration(seconds: float) -> str:

@@ -98,3 +98,11 @@ def test_little_is_kept_of_long_work() -> None:
         guess.step(done)
     assert len(guess._marks) < 70
     assert guess.seconds(50_000, 60_000) == pytest.approx(100, rel=0.02)
+
+
+def test_counts_are_told_in_full() -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(stream, every=0.0)
+    progress.start("matches", 2)
+    progress.update(matches=18234.0, loss=0.123456, large=12345.6)
+    assert "matches 18,234 loss 0.1235 large 1.235e+04" in stream.getvalue()

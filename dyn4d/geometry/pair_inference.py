@@ -335,7 +335,7 @@ def _decode(
                 save_result(files[one], result)
             else:
                 found[one] = result
-            progress.update(matches=float(len(result.weight)))
+            progress.update(**({"matches": float(len(result.weight))} if matched else {}))
         at += len(group)
         encoder.forget({row for one in missing[at:] for row in pairs[one]})
 

@@ -274,9 +274,12 @@ def _alpha(frames: Frames, *, asked: bool) -> str:
     where = frames.video.path if frames.video is not None else frames.root
     if asked:
         raise InputError(f"{where}: --mask alpha, but the frames have no alpha channel that masks anything")
+    if frames.video is None and (where / "rgb").is_dir():
+        how = f"put PNGs with the frames' names into mask/, make them with dyn4d mask {where} --box X0 Y0 X1 Y1"
+    else:
+        how = f"make it a clip with dyn4d import {where} --out CLIP, and masks with dyn4d mask CLIP --box X0 Y0 X1 Y1"
     raise NoMasksError(
-        f"{where} has no masks; put PNGs with the frames' names into mask/, make them with dyn4d mask {where} --box X0 "
-        "Y0 X1 Y1, name a folder or video with --mask, or take the whole frame with --mask none"
+        f"{where} has no masks; {how}, name a folder or video with --mask, or take the whole frame with --mask none"
     )
 
 
