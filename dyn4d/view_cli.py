@@ -26,9 +26,9 @@ def view_run(run: str, *, port: int, browser: bool, say: Callable[[str], None]) 
     """
     from dyn4d.export.requirements import require_viewer
 
-    require_viewer()
     folder = RunFolder(run)
     folder.require()
+    require_viewer()
     from dyn4d.export.view_scene import LiveScene
     from dyn4d.export.viewer import Viewer
 
