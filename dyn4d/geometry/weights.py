@@ -60,8 +60,9 @@ class SavedWeights:
     depth_error: float = USUAL_DEPTH_ERROR
 
     def complete(self) -> dict[str, Tensor]:
-        """The tensors, the second decoder copied from the first where the file has none."""
-        return _with_second_decoder(self.tensors)
+        """The tensors, the second decoder copied from the first where the file has none, unless one serves both sides
+        by design."""
+        return dict(self.tensors) if self.config.masked else _with_second_decoder(self.tensors)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,10 @@ class WeightsInfo:
             ("sizes of", self.model),
             ("parameters", f"{self.parameters:,} ({', '.join(self.dtypes)})"),
             ("encoder", f"{c.enc_depth} blocks, width {c.enc_embed_dim}, {c.enc_num_heads} heads"),
-            ("decoders", f"2 x {c.dec_depth} blocks, width {c.dec_embed_dim}, {c.dec_num_heads} heads"),
+            (
+                "decoders",
+                f"{1 if c.masked else 2} x {c.dec_depth} blocks, width {c.dec_embed_dim}, {c.dec_num_heads} heads",
+            ),
             ("heads", head),
             ("trained at", f"{max(c.img_size)} px, patches of {c.patch_size}"),
             ("licence", self.licence),
@@ -315,8 +319,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _with_second_decoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    if "side" in tensors or any(name.startswith("dec_blocks2.") for name in tensors):
-        return dict(tensors)  # or one decoder for both sides, by design
+    if any(name.startswith("dec_blocks2.") for name in tensors):
+        return dict(tensors)
     prefix = "dec_blocks."
     copies = {f"dec_blocks2.{k.removeprefix(prefix)}": v for k, v in tensors.items() if k.startswith(prefix)}
     return {**tensors, **copies}

@@ -7,7 +7,7 @@ from pathlib import Path
 from dyn4d.config import load_preset, with_clip
 from dyn4d.geometry.own_weights import LICENCE, NAME, SMALL, own_network
 from dyn4d.geometry.sources import choose_source
-from dyn4d.geometry.weights import load_pair_network
+from dyn4d.geometry.weights import describe_weights, load_pair_network
 from dyn4d.io.clips import load_clip
 from dyn4d.synthetic import build_scene, write_scene
 from dyn4d.training.geometry_config import ObjectPairs
@@ -20,6 +20,8 @@ def test_they_are_there_small_and_on_our_terms() -> None:
     said = own_network(SMALL)
     assert said is not None and said.config.masked and said.licence == LICENCE
     assert 0.01 < said.depth_error < 0.1
+    network = load_pair_network(NAME)
+    assert describe_weights(SMALL).parameters == sum(value.numel() for value in network.state_dict().values())
     card = SMALL.with_suffix(".md").read_text(encoding="utf-8")
     assert "Apache-2.0" in card and "## Limits" in card
 
