@@ -19,7 +19,7 @@ from dyn4d.core.protocols import Field, Progress, SilentProgress
 from dyn4d.core.types import Camera, GaussianCloud, Timeline
 from dyn4d.export.align import Alignment, align_cameras, camera_errors
 from dyn4d.export.renders import render_cloud
-from dyn4d.gaussians.metrics import mean_metrics, picture_metrics
+from dyn4d.gaussians.metrics import mean_metrics, mpsnr_so_far, picture_metrics
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.io.images import read_mask, read_rgb
 from dyn4d.io.truth import Truth, TruthView
@@ -129,7 +129,7 @@ def view_metrics(result: Reconstruction, views: list[TruthView], *, alignment: A
         picture = drawn.rgb[0].clamp(0, 1).cpu()
         row = picture_metrics(picture, drawn.alpha[0, ..., 0].cpu(), target, torch.from_numpy(mask))
         rows.append((view.view, row))
-        progress.update(mpsnr=row["mpsnr"])
+        progress.update(**mpsnr_so_far(figures for _, figures in rows))
     progress.finish()
     return rows
 

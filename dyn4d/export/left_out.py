@@ -12,7 +12,7 @@ from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import Clip
 from dyn4d.export.evaluate import Reconstruction
 from dyn4d.export.renders import render_cloud
-from dyn4d.gaussians.metrics import mean_metrics, mean_or_none, picture_metrics
+from dyn4d.gaussians.metrics import mean_metrics, mean_or_none, mpsnr_so_far, picture_metrics
 from dyn4d.gaussians.warp import move_cloud
 
 COVERED = 0.5  # alpha from which a pixel of the render has a depth
@@ -50,7 +50,7 @@ def evaluate_left_out(
             both = mask & (measured > 0) & (alpha > COVERED)
             away = (drawn.depth[0, ..., 0].cpu() - measured).abs()[both]
             depths.append(float(away.mean()) / size if len(away) else None)
-        progress.update(mpsnr=rows[-1]["mpsnr"])
+        progress.update(**mpsnr_so_far(rows))
     if not frames:
         return None
     progress.finish()

@@ -10,7 +10,7 @@ import torch
 
 from dyn4d.core.protocols import Field, Progress
 from dyn4d.core.types import Camera, Clip, GaussianCloud
-from dyn4d.gaussians.metrics import iou, mpsnr, mssim, psnr
+from dyn4d.gaussians.metrics import iou, mpsnr, mpsnr_so_far, mssim, psnr
 from dyn4d.gaussians.warp import move_cloud
 from dyn4d.raster import rasterization
 
@@ -65,7 +65,7 @@ def input_metrics(
                 "iou": float(iou(alpha, mask)),
             }
         )
-        progress.update(mpsnr=rows[-1]["mpsnr"])
+        progress.update(**mpsnr_so_far(rows))
     progress.finish()
     means = {}
     for key in ("mpsnr", "mssim", "psnr", "iou"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -132,6 +133,12 @@ def mean_or_none(values: Iterable[float | None]) -> float | None:
     """Mean of the finite values; None where there is none. What JSON gets."""
     finite = [v for v in values if v is not None and math.isfinite(v)]
     return sum(finite) / len(finite) if finite else None
+
+
+def mpsnr_so_far(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """For a line of progress, which ends with what is reported: the mean over the pictures until now, if there is."""
+    mean = mean_or_none(row.get("mpsnr") for row in rows)
+    return {} if mean is None else {"mpsnr": mean}
 
 
 def mean_metrics(rows: Iterable[dict[str, float]]) -> dict[str, float | None]:

@@ -87,6 +87,8 @@ def test_mean_leaves_out_pictures_without_object(pictures):
     assert mean["mpsnr"] == pytest.approx(rows[0]["mpsnr"])
     assert mean["iou"] == pytest.approx(0.5)
     assert metrics.mean_metrics([]) == {"mpsnr": None, "psnr": None, "mssim": None, "iou": None}
+    assert metrics.mpsnr_so_far([{"mpsnr": 20.0}, {"mpsnr": float("inf")}, {"mpsnr": 30.0}]) == {"mpsnr": 25.0}
+    assert metrics.mpsnr_so_far([]) == {}
 
 
 def test_iou():
