@@ -56,20 +56,17 @@ def prepare(ctx: StageContext) -> None:
     """Read every frame once, warn or refuse, and write down what the clip is. Frames that are held out are looked at
     too: without them the others would seem to jump, and the result is measured on them."""
     from dyn4d.io.check import check_clip, refuse_errors
-    from dyn4d.io.clip_findings import find_risks
-    from dyn4d.io.clip_watch import ClipWatch
+    from dyn4d.io.clip_findings import Risks
 
     clip = open_clip(ctx.config)
     looked_at = open_clip(replace(ctx.config, hold_out=0)) if ctx.config.hold_out else clip
-    watch = ClipWatch(looked_at)
-    findings = check_clip(looked_at, progress=ctx.progress, watch=watch.add)
-    refusing = list(findings)
-    if watch.figures:
-        findings += find_risks(looked_at, watch)  # which may be wrong, and keep nobody from trying
+    risks = Risks(looked_at)
+    refusing = check_clip(looked_at, progress=ctx.progress, watch=risks.add)
+    findings = [*refusing, *risks.found()]
     for finding in findings:
         if finding.severity == "warning" or (finding.severity == "error" and finding not in refusing):
             log.warning("%s", finding.told())
-    refuse_errors(refusing)
+    refuse_errors(refusing)  # risks may be wrong, and keep nobody from trying
     if ctx.config.hold_out and not clip.poses_given:
         log.warning(
             "--hold-out %d: the clip gives no camera poses, so the frames held out have none, and dyn4d eval cannot "

@@ -244,6 +244,18 @@ def test_a_run_says_what_is_risky_in_its_clip(scene: Path, tmp_path: Path, capsy
     assert line.removeprefix("warning: ") in said
 
 
+@pytest.mark.parametrize("where", ["dyn4d.io.clip_watch.ClipWatch.add", "dyn4d.io.clip_findings.find_risks"])
+def test_a_fault_in_looking_for_risks_stops_no_run(
+    where: str, small_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("odd\npicture")
+
+    monkeypatch.setattr(where, broken)
+    run_prepare(with_clip(options(TINY), small_clip), tmp_path / "run")
+    assert "warning: what is risky in the clip could not be told (ValueError: odd picture)" in capsys.readouterr().err
+
+
 def test_frames_held_out_are_evaluated_without_truth(small_clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run_all(with_clip(dataclasses.replace(options(TINY), hold_out=3), small_clip), out)

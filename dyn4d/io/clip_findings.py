@@ -36,6 +36,32 @@ PLANE = 0.97  # of the background's corners that one homography explains
 LARGE = 1920  # px, longest side of the picture
 
 
+class Risks:
+    """`find_risks` for a run, which no fault in looking for them may stop: it becomes a finding itself."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.clip, self._watch = clip, ClipWatch(clip)
+        self._fault: Exception | None = None
+
+    def add(self, row: int, image: np.ndarray, mask: np.ndarray, depth: np.ndarray | None) -> None:
+        """See `ClipWatch.add`."""
+        if self._fault is None:
+            try:
+                self._watch.add(row, image, mask, depth)
+            except Exception as fault:
+                self._fault = fault
+
+    def found(self) -> list[Finding]:
+        """Of the frames that were added; none where there were none."""
+        try:
+            if self._fault is None:
+                return find_risks(self.clip, self._watch) if self._watch.figures else []
+        except Exception as fault:
+            self._fault = fault
+        text = f"what is risky in the clip could not be told ({type(self._fault).__name__}: {self._fault})"
+        return [Finding("warning", " ".join(text.split()), kind="risks")]
+
+
 def find_risks(clip: Clip, watch: ClipWatch) -> list[Finding]:
     """All findings about a clip that was looked at as a whole, in the order of the checks."""
     figures = watch.figures
