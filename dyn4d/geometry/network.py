@@ -85,8 +85,8 @@ class ViewHints:
 class PairNetwork(nn.Module):
     """Both sides of a pair, in one module; made for inference, so its parameters start without gradients.
 
-    Runs in float32; under `torch.autocast` the encoder and the decoders take the lower precision and the heads stay in
-    float32, because their exponentials do not survive it.
+    Runs in float32; under `torch.autocast` the encoder's and the decoders' blocks take the lower precision. What the
+    blocks add to stays in float32, and so do the heads, because their exponentials do not survive less.
 
     Attributes:
         config: its sizes. images_encoded: how many pictures the encoder has seen so far; a frame that takes part in
@@ -150,7 +150,8 @@ class PairNetwork(nn.Module):
         patch = self.config.patch_size
         grid = (image.shape[-2] // patch, image.shape[-1] // patch)
         self.images_encoded += len(image)
-        tokens = self.patch_embed((image.to(self.device, torch.float32) - 0.5) / 0.5)
+        # in full under autocast too: each block would round it again
+        tokens = self.patch_embed((image.to(self.device, torch.float32) - 0.5) / 0.5).float()
         rotation = self._rotation(patch_positions(*grid, self.device), "enc")
         for block in self.enc_blocks:
             tokens = block(tokens, rotation)
@@ -183,7 +184,7 @@ class PairNetwork(nn.Module):
             raise ValueError(f"pairs: {len(a)} first and {len(b)} second pictures; wanted as many of either")
         rotation_a = self._rotation(a.positions, "dec")
         rotation_b = rotation_a if b.grid == a.grid else self._rotation(b.positions, "dec")
-        x, y = self.decoder_embed(a.tokens), self.decoder_embed(b.tokens)
+        x, y = self.decoder_embed(a.tokens).float(), self.decoder_embed(b.tokens).float()
         side_a, side_b = [a.tokens], [b.tokens]
         for first, second in zip(self.dec_blocks, self.dec_blocks2):
             x, y = first(x, y, rotation_a, rotation_b), second(y, x, rotation_b, rotation_a)

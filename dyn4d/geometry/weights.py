@@ -90,6 +90,7 @@ class WeightsInfo:
     def format(self) -> str:
         """Lines for the terminal, no newline at the end."""
         c = self.config
+        decoders = 1 if c.masked else 2  # one may serve both sides
         head = c.head_type + (f", descriptors of {c.desc_dim}" if c.desc_dim else "")
         rows = [
             ("file", f"{self.file} ({self.bytes / 1e6:,.1f} MB, {self.kind})"),
@@ -97,10 +98,7 @@ class WeightsInfo:
             ("sizes of", self.model),
             ("parameters", f"{self.parameters:,} ({', '.join(self.dtypes)})"),
             ("encoder", f"{c.enc_depth} blocks, width {c.enc_embed_dim}, {c.enc_num_heads} heads"),
-            (
-                "decoders",
-                f"{1 if c.masked else 2} x {c.dec_depth} blocks, width {c.dec_embed_dim}, {c.dec_num_heads} heads",
-            ),
+            ("decoders", f"{decoders} x {c.dec_depth} blocks, width {c.dec_embed_dim}, {c.dec_num_heads} heads"),
             ("heads", head),
             ("trained at", f"{max(c.img_size)} px, patches of {c.patch_size}"),
             ("licence", self.licence),
