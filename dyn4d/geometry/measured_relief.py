@@ -112,12 +112,14 @@ class MeasuredDepth:
 
     Attributes:
         said: the network's. bends: of each frame or None. rest: of the frames without. factor: unit of the first.
+        agree: mean of how well the matches of a pixel agree on one rigid motion, in [0, 1].
     """
 
     said: ViewDepth
     bends: Sequence[Bend | None]
     rest: ViewDepth
     factor: float = 1.0
+    agree: float = 0.0
 
     def picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """(H, W) depth, 0 = none, and confidence of a picture."""
@@ -129,6 +131,13 @@ class MeasuredDepth:
     def times(self, factor: float) -> MeasuredDepth:
         """The same in another unit."""
         return replace(self, rest=self.rest.times(factor), factor=factor * self.factor)
+
+    def unbent(self) -> MeasuredDepth:
+        """The network's own depth in place of what is bent, by one factor for all frames."""
+        factors = [curve.factor for curve in self.bends if curve is not None]
+        factor = float(np.median(factors)) if factors else 0.0
+        flat = [curve and replace(curve, factor=factor, grid=np.zeros_like(curve.grid)) for curve in self.bends]
+        return replace(self, bends=flat)
 
     def without(self, row: int) -> bool:
         """Does it say nothing of a frame?"""
@@ -155,7 +164,8 @@ def through_matches(
     close = seen.close(CLOSE)
     trust = trust_in(unexplained(said, seen))
     bends = [_bend_of(seen, close & (seen.frame == row), said, masks[row], row, trust) for row in range(len(cameras))]
-    return MeasuredDepth(said, bends, rest)
+    agree = float(seen.agree.mean()) if len(seen.agree) else 0.0
+    return MeasuredDepth(said, bends, rest, agree=agree)
 
 
 def unexplained(said: ViewDepth, seen: SeenAgain) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from dyn4d.core.cameras import unproject
 from dyn4d.core.types import Camera, Clip, Correspondences
-from dyn4d.geometry.measured_relief import MeasuredDepth
+from dyn4d.geometry.isometry import ObjectDepth
 from dyn4d.geometry.resting import Surroundings, outline_ratios, resting_scale
 from dyn4d.geometry.triangulation import triangulate
 from dyn4d.geometry.view_depth import ViewDepth
@@ -34,7 +34,7 @@ class Distance:
 
 
 def object_distance(
-    clip: Clip, lens: Camera, own: MeasuredDepth, seen: ViewDepth, flow: Correspondences, *, background: bool
+    clip: Clip, lens: Camera, own: ObjectDepth, seen: ViewDepth, flow: Correspondences, *, background: bool
 ) -> Distance | None:
     """One factor for the clip: by what the object rests on where a background shows, else by its path; None where
     nothing says how far it is.
@@ -66,7 +66,7 @@ def object_distance(
     return Distance(network, network, "shows nothing of it: the network's word holds")
 
 
-def _by_path(clip: Clip, lens: Camera, own: MeasuredDepth) -> float:
+def _by_path(clip: Clip, lens: Camera, own: ObjectDepth) -> float:
     """See `path_scale`; of the frames whose camera and object are known."""
     rows, arms = [], []
     for row in torch.nonzero(lens.registered).squeeze(-1).tolist():

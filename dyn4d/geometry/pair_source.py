@@ -23,6 +23,7 @@ from dyn4d.geometry.bundle import BundleConfig
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.flow_ties import ties_all
+from dyn4d.geometry.isometry import AS_ONE, EvenDepth, ObjectDepth, even_out
 from dyn4d.geometry.measured_relief import MeasuredDepth, through_matches
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.object_distance import object_distance
@@ -84,7 +85,7 @@ class _Placed:
 
     alignment: Alignment
     seen: ViewDepth
-    object: MeasuredDepth | None = None
+    object: ObjectDepth | None = None
     off: float = math.nan
     notes: tuple[str, ...] = ()
 
@@ -250,11 +251,33 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     found = _align(task, frames, results, known, "object", flow)
     off = matches_off(frames, results, found) if stays else math.nan
     placed = _Placed(found, ViewDepth.of_kept(frames, list(found.depth), list(found.conf)), off=off)
-    if flow is None or stays:
+    if flow is None or (stays and not off > CONTRADICTS):
         return placed
+    lens = _clip_cameras(task.clip, placed)
+    if stays:  # it moves by itself: at poses that are not its own nothing of it is measured
+        return _evened(task, placed, MeasuredDepth(placed.seen, [None] * len(frames), placed.seen), flow, lens)
     said = ViewDepth.of_kept(frames, *_network_depth(frames, results, config.subsample))
-    seen = through_matches(said, placed.seen, task.clip.masks, flow, _clip_cameras(task.clip, placed))
-    return replace(placed, object=seen)
+    measured = through_matches(said, placed.seen, task.clip.masks, flow, lens)
+    found = _evened(task, replace(placed, object=measured), measured, flow, lens)
+    if not isinstance(found.object, EvenDepth):
+        return found
+    poses = found.object.moved(placed.alignment.world_from_cam, lens.K, task.clip.masks)
+    return replace(found, alignment=replace(placed.alignment, world_from_cam=poses))
+
+
+def _evened(task: _Task, placed: _Placed, measured: MeasuredDepth, flow: Correspondences, lens: Camera) -> _Placed:
+    """With depth whose distances on the object are the same at all times, unless it moves as one.
+
+    measured: what is bent. flow: on the object.
+    """
+    if measured.agree > AS_ONE:
+        return placed
+    even = even_out(measured, task.clip.masks, flow, lens.K, seed=task.seed, progress=task.progress)
+    if even is None:
+        return placed
+    before, after = even.uneven
+    note = f"mast3r: distances on the object change by {before:.1%} between frames; evened out, by {after:.1%}"
+    return replace(placed, object=even, notes=(*placed.notes, note))
 
 
 def _network_depth(frames: list[PairFrame], results: PairResults, subsample: int) -> tuple[list[Tensor], list[Tensor]]:
@@ -308,7 +331,8 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     clip = task.clip
     lens = _clip_cameras(clip, placed)
     alone = replace(task, clip=replace(clip, cameras=replace(lens, world_from_cam=lens.world_from_cam * math.nan)))
-    own = _on_object(alone, None).object
+    itself = _on_object(alone, None)
+    own = itself.object
     assert own is not None
     found = object_distance(clip, lens, own, placed.seen, flow, background=task.background_shows[0])
     if found is None:
@@ -316,7 +340,7 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
     # frames that the object's alignment leaves out keep what the network says, in the same unit
     chosen = own.times(found.scale).filled(placed.seen.times(found.scale / found.said))
     note = f"mast3r: the object is {found.scale / found.said:.2f} times as far as the network says: it {found.why}"
-    return replace(placed, object=chosen, notes=(note,))
+    return replace(placed, object=chosen, notes=(*itself.notes, note))
 
 
 def _look(task: _Task, frames: list[PairFrame], flow: Correspondences | None, *, matches: bool = False) -> PairResults:

@@ -1,0 +1,312 @@
+"""Depths of a moving object, bent until distances on it are the same at all times.
+
+What is filmed bends at its joints, but hardly stretches: two points of one part keep their distance, whatever the whole
+does. Matches say where both are in two pictures; the depths have to be such that the distance comes out the same. That
+holds for limbs that move by themselves, tells how large a frame's depth is beside that of the others, and asks for no
+cameras (isometric structure from motion: Taylor, Jepson and Kutulakos, "Non-rigid structure from locally-rigid motion",
+CVPR 2010; Parashar, Pizarro and Bartoli, "Isometric non-rigid shape-from-motion with Riemannian geometry", TPAMI 2018).
+Which side of a part is nearer it cannot say where that part looks flat: that stays as it was.
+
+Each frame's depth is multiplied by the exponential of a smooth field over the object. Pairs of points on different
+parts are outliers to a robust loss; what is left of freedom goes to the smallest, smoothest change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+from dyn4d.core.protocols import Progress, SilentProgress
+from dyn4d.core.types import Correspondences, FrameReader
+from dyn4d.geometry.measured_relief import MeasuredDepth
+from dyn4d.geometry.view_depth import ViewDepth
+
+NEAR, FAR = 0.04, 0.32  # of the object's size in the picture: how far apart two points are that are compared
+EACH = 3  # pairs of points for each match
+LEAST = 8  # matches of two frames, and ten times as many pairs of points in all, below which nothing is said
+NOISE = 0.0026  # of the object's size in the picture: half a pixel of 190
+SLACK = 0.03  # of a distance: by so much it may change
+SIDES = (1, 2, 3, 5, 9, 17, 33)  # knots along a side of the fields whose sum bends a frame; each finer one holds the last
+HELD = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)  # how firmly: the first is the frame's distance, which is free
+USUAL = 0.1  # logarithm of depth: a change so large of all knots of one field costs `PRIOR` times its `HELD`
+PRIOR = 0.1
+STEPS, RATE, BLUNT = 150, 0.01, 3.0  # BLUNT: times as unsure pairs are taken to be at first, until STEADY of the steps
+STEADY = 0.6
+AS_ONE = 0.6  # mean agreement of matches with one rigid motion, from which the object is left as that measured it
+
+
+class ObjectDepth(Protocol):
+    """Depth of the object in T pictures."""
+
+    def picture(self, row: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def times(self, factor: float) -> ObjectDepth: ...
+
+    def filled(self, other: ViewDepth) -> ObjectDepth: ...
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What a depth map is multiplied by: the exponential of a field over a square of the picture.
+
+    Attributes:
+        middle: (2,) of the square, px. half: half its side, px. knots: (n, n) logarithms, the outer ones on its sides.
+    """
+
+    middle: np.ndarray
+    half: float
+    knots: np.ndarray
+
+    def apply(self, depth: np.ndarray) -> np.ndarray:
+        """(H, W) depth, stretched; what is 0 stays 0."""
+        last = len(self.knots) - 1
+        to_knots = [
+            (((np.arange(count) + 0.5 - mid) / self.half).clip(-1, 1) + 1) / 2 * last
+            for count, mid in zip(depth.shape[::-1], self.middle)
+        ]
+        columns, lines = np.meshgrid(*to_knots)
+        field = cv2.remap(
+            self.knots.astype(np.float32), columns.astype(np.float32), lines.astype(np.float32), cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        return depth * np.exp(field)
+
+
+@dataclass(frozen=True)
+class EvenDepth:
+    """Depth of T pictures whose distances are evened out.
+
+    Attributes:
+        source: before that. stretches: of each frame, None where it stays.
+        uneven: by how much distances differ between two pictures, before and after: medians, of themselves.
+    """
+
+    source: MeasuredDepth
+    stretches: Sequence[Stretch | None]
+    uneven: tuple[float, float]
+
+    def picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(H, W) depth, 0 = none, and confidence of a picture."""
+        depth, conf = self.source.picture(row)
+        stretch = self.stretches[row]
+        return (depth if stretch is None else stretch.apply(depth)), conf
+
+    def times(self, factor: float) -> EvenDepth:
+        """The same in another unit."""
+        return replace(self, source=self.source.times(factor))
+
+    def filled(self, other: ViewDepth) -> EvenDepth:
+        """With another depth in place of the frames that it says nothing of."""
+        return replace(self, source=self.source.filled(other))
+
+    def moved(self, world_from_cam: Tensor, K: Tensor, masks: FrameReader) -> Tensor:
+        """(T, 4, 4) cameras that see the object's middle where those of the source saw it."""
+        poses = world_from_cam.clone()
+        for row in range(len(self.stretches)):
+            if self.stretches[row] is None:
+                continue
+            before, after = self.source.picture(row)[0], self.picture(row)[0]
+            y, x = np.nonzero(np.asarray(masks[row], dtype=bool) & (before > 0))
+            if not len(y):
+                continue
+            ray = _rays(np.stack([x, y], 1) + 0.5, K[row].double().cpu().numpy())
+            back = (ray * (before - after)[y, x][:, None]).mean(0)
+            poses[row, :3, 3] += poses[row, :3, :3] @ torch.from_numpy(back).to(poses)
+        return poses
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Pairs of matches, and what their distances are made of.
+
+    Attributes:
+        frame: (2, N) rows of the frames that each match is in. square: (2, N, 2) where, in [-1, 1] over the frame's
+            square. ray: (2, N, 3) of planar depth 1. depth: (2, N). first, second: (E,) matches. sure: (E,) what a pair
+            in pictures at depth 1 is unsure by, apart from `SLACK`.
+        middles, halves: (T, 2), (T,) squares.
+    """
+
+    frame: Tensor
+    square: Tensor
+    ray: Tensor
+    depth: Tensor
+    first: Tensor
+    second: Tensor
+    sure: Tensor
+    middles: Tensor
+    halves: Tensor
+
+    def off(self, logs: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(E,) what distances in the first picture are larger by than in the second, over their depth; and their mean.
+        logs: (2, N) by what the logarithms of depth are larger."""
+        depth = self.depth if logs is None else self.depth * logs.exp()
+        points = self.ray * depth[..., None]
+        length = (points[:, self.first] - points[:, self.second]).square().sum(-1).clamp_min(1e-20).sqrt()
+        far = (depth[:, self.first] + depth[:, self.second]).detach().mean(0) / 2
+        return (length[0] - length[1]) / far, length.mean(0) / far
+
+    def cost(self, logs: Tensor | None = None, blunt: float = 1.0) -> Tensor:
+        """Mean over the pairs of what is off, in [0, 1] (Geman and McClure)."""
+        off, length = self.off(logs)
+        ratio = (off / (blunt * (self.sure + SLACK * length.detach()))).square()
+        return (ratio / (1 + ratio)).mean()
+
+    def uneven(self, logs: Tensor | None = None) -> float:
+        """Median of what is off, of the distance."""
+        off, length = self.off(logs)
+        return float((off.abs() / length).median())
+
+
+def distances(
+    depths: Sequence[np.ndarray], masks: FrameReader, matches: Correspondences, K: Tensor, seed: int = 0
+) -> Distances | None:
+    """Pairs of points on the object whose distances matches tell in two pictures; None where there are too few.
+
+    Args:
+        depths: T of (H, W), 0 = none. masks: T of (H, W) bool. matches: on the object, in pixels of the pictures.
+        K: (T, 3, 3). seed: of the choice of pairs.
+    """
+    middles, halves = _squares(masks, depths)
+    xy = torch.stack([matches.xy_a, matches.xy_b]).double().cpu().numpy()
+    frame = torch.stack([matches.frame_a, matches.frame_b]).long().cpu().numpy()
+    depth = np.zeros(frame.shape)
+    for row, picture in enumerate(depths):
+        here = frame == row
+        column, line = xy[here].astype(np.int64).T
+        height, width = picture.shape
+        depth[here] = picture[line.clip(0, height - 1), column.clip(0, width - 1)]
+    good = ((depth > 0) & np.isfinite(depth)).all(0)
+    frame, xy, depth = frame[:, good], xy[:, good], depth[:, good]
+    size = 2 * float(np.median(halves[np.isfinite(halves)])) if np.isfinite(halves).any() else 0.0
+    first, second = _pairs(frame, xy, size, np.random.default_rng(seed))
+    if len(first) < 10 * LEAST:
+        return None
+    lens = K.double().cpu().numpy()[frame]
+    ray = _rays(xy, lens)
+    square = ((xy - middles[frame]) / halves[frame][..., None]).clip(-1, 1)
+    focal = np.sqrt(lens[..., 0, 0] * lens[..., 1, 1]).mean(0)
+    square, ray, depth = (torch.from_numpy(part).float() for part in (square, ray, depth))
+    first, second, frame = (torch.from_numpy(part) for part in (first, second, frame))
+    sure = torch.from_numpy(NOISE * size / focal).float()[first]
+    return Distances(
+        frame, square, ray, depth, first, second, sure, torch.from_numpy(middles), torch.from_numpy(halves)
+    )  # fmt: skip
+
+
+def even_out(
+    measured: MeasuredDepth, masks: FrameReader, matches: Correspondences, K: Tensor, *, seed: int = 0,
+    progress: Progress | None = None,
+) -> EvenDepth | None:  # fmt: skip
+    """The object's depth with distances on it kept over time; None where too little is matched to say.
+
+    It begins with the depth that was measured as if the object were rigid, or with the network's own where distances
+    are kept better there.
+
+    Args:
+        measured: T depth maps. masks: T of (H, W) bool. matches: on the object, in pixels of the pictures.
+        K: (T, 3, 3). seed: of the choice of pairs. progress: is told of each step.
+    """
+    best: tuple[MeasuredDepth, Distances] | None = None
+    for start in (measured, measured.unbent()):
+        found = distances([start.picture(row)[0] for row in range(len(K))], masks, matches, K, seed)
+        if found is None:
+            return None
+        if best is None or float(found.cost()) < float(best[1].cost()):
+            best = start, found
+    assert best is not None
+    start, found = best
+    knots, logs = _bend(found, len(K), progress or SilentProgress())
+    tied = np.bincount(found.frame[:, torch.cat([found.first, found.second]).unique()].flatten(), minlength=len(K)) > 0
+    shift = np.interp(np.arange(len(K)), np.flatnonzero(tied), knots.mean((1, 2))[tied])
+    common = float(np.median(shift[tied]))
+    middles, halves = found.middles.numpy(), found.halves.numpy()
+    stretches: list[Stretch | None] = []
+    for row in range(len(K)):
+        if start.without(row) or not np.isfinite(halves[row]):
+            stretches.append(None)
+        else:
+            own = knots[row] if tied[row] else np.full_like(knots[row], shift[row])
+            stretches.append(Stretch(middles[row], float(halves[row]), own - common))
+    return EvenDepth(start, stretches, (found.uneven(), found.uneven(logs)))
+
+
+def _bend(found: Distances, count: int, progress: Progress) -> tuple[np.ndarray, Tensor]:
+    """(T, n, n) logarithms at the knots of the frames' squares, and (2, N) those of the matches."""
+    fields = [torch.zeros(count, 1, side, side, requires_grad=True) for side in SIDES]
+    optimiser = torch.optim.Adam(fields, lr=RATE)
+    frame, where = found.frame.flatten(), found.square.flatten(0, 1)
+    order = torch.argsort(frame, stable=True)
+    many = torch.bincount(frame, minlength=count)
+    place = torch.empty_like(frame)
+    place[order] = torch.arange(len(frame)) - (many.cumsum(0) - many)[frame[order]]
+    slot = frame * int(many.max()) + place
+    asked = torch.zeros(count * int(many.max()), 2).index_copy_(0, slot, where).view(count, -1, 1, 2)
+
+    def whole() -> Tensor:
+        """(T, 1, n, n): the fields' sum. Knots of the coarser ones are knots of the finer ones."""
+        last = SIDES[-1]
+        parts = (interpolate(field, (last, last), mode="bilinear", align_corners=True) for field in fields)
+        return torch.stack(list(parts)).sum(0)
+
+    def at_matches() -> Tensor:
+        read = grid_sample(whole(), asked, mode="bilinear", padding_mode="border", align_corners=True)
+        return read.flatten()[slot].view(2, -1)
+
+    progress.start("evening out distances", STEPS)
+    for step in range(STEPS):
+        share = step / STEPS
+        blunt = BLUNT ** (1 - min(1.0, share / STEADY))
+        optimiser.param_groups[0]["lr"] = RATE * min(1.0, (1 - share) / (1 - STEADY))
+        cost = found.cost(at_matches(), blunt)
+        held = sum(firm * (field / USUAL).square().mean() for firm, field in zip(HELD, fields))
+        optimiser.zero_grad()
+        (cost + PRIOR * held).backward()
+        optimiser.step()
+        progress.update(off=float(cost.detach()))
+    progress.finish()
+    with torch.no_grad():
+        return whole()[:, 0].double().numpy(), at_matches()
+
+
+def _squares(masks: FrameReader, depths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """(T, 2) middles and (T,) half the sides of the squares around the object with depth; NaN where there is none."""
+    middles, halves = np.full((len(depths), 2), np.nan), np.full(len(depths), np.nan)
+    for row, depth in enumerate(depths):
+        y, x = np.nonzero(np.asarray(masks[row], dtype=bool) & (depth > 0))
+        if len(y):
+            ends = np.array([[x.min(), y.min()], [x.max() + 1, y.max() + 1]], dtype=np.float64)
+            middles[row], halves[row] = ends.mean(0), np.ptp(ends, axis=0).max() / 2
+    return middles, halves
+
+
+def _pairs(
+    frame: np.ndarray, xy: np.ndarray, size: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Matches of the same two frames, in twos, neither too near to each other nor too far."""
+    code = frame[0] * (frame.max(initial=0) + 1) + frame[1]
+    order = np.argsort(code, kind="stable")
+    found: list[np.ndarray] = []
+    for rows in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
+        if len(rows) < LEAST:
+            continue
+        pick = rows[rng.integers(0, len(rows), (8 * EACH * len(rows), 2))]
+        apart = np.linalg.norm(xy[:, pick[:, 0]] - xy[:, pick[:, 1]], axis=-1) / size
+        fits = (apart[0] > NEAR) & (apart[0] < FAR) & (apart[1] > NEAR / 3) & (apart[1] < 2 * FAR)
+        found.append(pick[fits][: EACH * len(rows)])
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    first, second = np.concatenate(found).T
+    return first.copy(), second.copy()
+
+
+def _rays(xy: np.ndarray, K: np.ndarray) -> np.ndarray:
+    """(..., 3) rays of planar depth 1 through pixels (..., 2). K: (..., 3, 3)."""
+    focal = np.stack([K[..., 0, 0], K[..., 1, 1]], -1)
+    return np.concatenate([(xy - K[..., :2, 2]) / focal, np.ones((*xy.shape[:-1], 1))], -1)
