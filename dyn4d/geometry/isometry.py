@@ -13,6 +13,7 @@ parts are outliers to a robust loss; what is left of freedom goes to the smalles
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -33,8 +34,8 @@ EACH = 3  # pairs of points for each match
 LEAST = 8  # matches of two frames, and ten times as many pairs of points in all, below which nothing is said
 NOISE = 0.0026  # of the object's size in the picture: half a pixel of 190
 SLACK = 0.03  # of a distance: by so much it may change
-SIDES = (1, 2, 3, 5, 9, 17, 33)  # knots along a side of the fields whose sum bends a frame; each finer one holds the last
-HELD = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0)  # how firmly: the first is the frame's distance, which is free
+SIDES = (1, 2, 4, 8, 16, 32)  # knots along a side of the fields whose sum bends a frame
+HELD = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0)  # how firmly: the first is the frame's distance, which is free
 USUAL = 0.1  # logarithm of depth: a change so large of all knots of one field costs `PRIOR` times its `HELD`
 PRIOR = 0.1
 STEPS, RATE, BLUNT = 150, 0.01, 3.0  # BLUNT: times as unsure pairs are taken to be at first, until STEADY of the steps
@@ -85,11 +86,13 @@ class EvenDepth:
 
     Attributes:
         source: before that. stretches: of each frame, None where it stays.
+        back: (T, 3) what each camera has to move by, in its own axes, for the object's middle to stay in the world.
         uneven: by how much distances differ between two pictures, before and after: medians, of themselves.
     """
 
     source: MeasuredDepth
     stretches: Sequence[Stretch | None]
+    back: np.ndarray
     uneven: tuple[float, float]
 
     def picture(self, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,20 +109,26 @@ class EvenDepth:
         """With another depth in place of the frames that it says nothing of."""
         return replace(self, source=self.source.filled(other))
 
-    def moved(self, world_from_cam: Tensor, K: Tensor, masks: FrameReader) -> Tensor:
+    def moved(self, world_from_cam: Tensor) -> Tensor:
         """(T, 4, 4) cameras that see the object's middle where those of the source saw it."""
         poses = world_from_cam.clone()
-        for row in range(len(self.stretches)):
-            if self.stretches[row] is None:
-                continue
-            before, after = self.source.picture(row)[0], self.picture(row)[0]
-            y, x = np.nonzero(np.asarray(masks[row], dtype=bool) & (before > 0))
-            if not len(y):
-                continue
-            ray = _rays(np.stack([x, y], 1) + 0.5, K[row].double().cpu().numpy())
-            back = (ray * (before - after)[y, x][:, None]).mean(0)
-            poses[row, :3, 3] += poses[row, :3, :3] @ torch.from_numpy(back).to(poses)
+        poses[:, :3, 3] += (poses[:, :3, :3] @ torch.from_numpy(self.back).to(poses)[..., None]).squeeze(-1)
         return poses
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is needed of T depth maps, so that none has to be held.
+
+    Attributes:
+        depth: (2, N) at both ends of the matches, 0 = none. centre: (T, 3) mean of the object's points, in the camera.
+        middles, halves: (T, 2), (T,) squares around it, px. All NaN where there is nothing.
+    """
+
+    depth: np.ndarray
+    centre: np.ndarray
+    middles: np.ndarray
+    halves: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -140,8 +149,6 @@ class Distances:
     first: Tensor
     second: Tensor
     sure: Tensor
-    middles: Tensor
-    halves: Tensor
 
     def off(self, logs: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(E,) what distances in the first picture are larger by than in the second, over their depth; and their mean.
@@ -164,42 +171,6 @@ class Distances:
         return float((off.abs() / length).median())
 
 
-def distances(
-    depths: Sequence[np.ndarray], masks: FrameReader, matches: Correspondences, K: Tensor, seed: int = 0
-) -> Distances | None:
-    """Pairs of points on the object whose distances matches tell in two pictures; None where there are too few.
-
-    Args:
-        depths: T of (H, W), 0 = none. masks: T of (H, W) bool. matches: on the object, in pixels of the pictures.
-        K: (T, 3, 3). seed: of the choice of pairs.
-    """
-    middles, halves = _squares(masks, depths)
-    xy = torch.stack([matches.xy_a, matches.xy_b]).double().cpu().numpy()
-    frame = torch.stack([matches.frame_a, matches.frame_b]).long().cpu().numpy()
-    depth = np.zeros(frame.shape)
-    for row, picture in enumerate(depths):
-        here = frame == row
-        column, line = xy[here].astype(np.int64).T
-        height, width = picture.shape
-        depth[here] = picture[line.clip(0, height - 1), column.clip(0, width - 1)]
-    good = ((depth > 0) & np.isfinite(depth)).all(0)
-    frame, xy, depth = frame[:, good], xy[:, good], depth[:, good]
-    size = 2 * float(np.median(halves[np.isfinite(halves)])) if np.isfinite(halves).any() else 0.0
-    first, second = _pairs(frame, xy, size, np.random.default_rng(seed))
-    if len(first) < 10 * LEAST:
-        return None
-    lens = K.double().cpu().numpy()[frame]
-    ray = _rays(xy, lens)
-    square = ((xy - middles[frame]) / halves[frame][..., None]).clip(-1, 1)
-    focal = np.sqrt(lens[..., 0, 0] * lens[..., 1, 1]).mean(0)
-    square, ray, depth = (torch.from_numpy(part).float() for part in (square, ray, depth))
-    first, second, frame = (torch.from_numpy(part) for part in (first, second, frame))
-    sure = torch.from_numpy(NOISE * size / focal).float()[first]
-    return Distances(
-        frame, square, ray, depth, first, second, sure, torch.from_numpy(middles), torch.from_numpy(halves)
-    )  # fmt: skip
-
-
 def even_out(
     measured: MeasuredDepth, masks: FrameReader, matches: Correspondences, K: Tensor, *, seed: int = 0,
     progress: Progress | None = None,
@@ -213,28 +184,78 @@ def even_out(
         measured: T depth maps. masks: T of (H, W) bool. matches: on the object, in pixels of the pictures.
         K: (T, 3, 3). seed: of the choice of pairs. progress: is told of each step.
     """
-    best: tuple[MeasuredDepth, Distances] | None = None
-    for start in (measured, measured.unbent()):
-        found = distances([start.picture(row)[0] for row in range(len(K))], masks, matches, K, seed)
-        if found is None:
-            return None
-        if best is None or float(found.cost()) < float(best[1].cost()):
-            best = start, found
-    assert best is not None
-    start, found = best
-    knots, logs = _bend(found, len(K), progress or SilentProgress())
-    tied = np.bincount(found.frame[:, torch.cat([found.first, found.second]).unique()].flatten(), minlength=len(K)) > 0
-    shift = np.interp(np.arange(len(K)), np.flatnonzero(tied), knots.mean((1, 2))[tied])
-    common = float(np.median(shift[tied]))
-    middles, halves = found.middles.numpy(), found.halves.numpy()
+    lens = K.double().cpu().numpy()
+    frame = torch.stack([matches.frame_a, matches.frame_b]).long().cpu().numpy()
+    xy = torch.stack([matches.xy_a, matches.xy_b]).double().cpu().numpy()
+    starts = measured, measured.unbent()
+    readings = _read(starts, masks, frame, xy, lens)
+    made = [_distances(reading, frame, xy, lens, seed) for reading in readings]
+    costs = [math.inf if one is None else float(one.cost()) for one in made]
+    best = int(np.argmin(costs))
+    found, start, reading = made[best], starts[best], readings[best]
+    if found is None:
+        return None
+    knots, logs = _bend(found, len(lens), progress or SilentProgress())
+    rows = found.frame.flatten().numpy()
+    many = np.bincount(rows, minlength=len(lens))
+    tied = np.flatnonzero(many)
+    whole = np.bincount(rows, logs.flatten().double().numpy(), len(lens))[tied] / many[tied]
+    change = np.interp(np.arange(len(lens)), tied, whole)  # of a frame that nothing ties: as of those around it
+    common = float(np.median(whole))
     stretches: list[Stretch | None] = []
-    for row in range(len(K)):
-        if start.without(row) or not np.isfinite(halves[row]):
-            stretches.append(None)
-        else:
-            own = knots[row] if tied[row] else np.full_like(knots[row], shift[row])
-            stretches.append(Stretch(middles[row], float(halves[row]), own - common))
-    return EvenDepth(start, stretches, (found.uneven(), found.uneven(logs)))
+    for row in range(len(lens)):
+        own = knots[row] if many[row] else np.full_like(knots[row], change[row])
+        stays = not np.isfinite(reading.halves[row])
+        stretches.append(None if stays else Stretch(reading.middles[row], float(reading.halves[row]), own - common))
+    back = np.nan_to_num(reading.centre * (1 - np.exp(change - common))[:, None])
+    return EvenDepth(start, stretches, back, (found.uneven(), found.uneven(logs)))
+
+
+def _read(
+    starts: Sequence[MeasuredDepth], masks: FrameReader, frame: np.ndarray, xy: np.ndarray, K: np.ndarray
+) -> list[_Reading]:
+    """Of each: frame (2, N) and xy (2, N, 2) the ends of the matches, K (T, 3, 3)."""
+    count = len(K)
+    found = [
+        _Reading(
+            np.zeros(frame.shape), np.full((count, 3), np.nan), np.full((count, 2), np.nan), np.full(count, np.nan)
+        )
+        for _ in starts
+    ]  # fmt: skip
+    for row in range(count):
+        mask, here = np.asarray(masks[row], dtype=bool), frame == row
+        for start, reading in zip(starts, found):
+            depth = start.picture(row)[0]
+            depth = np.where(mask & np.isfinite(depth), depth, 0)
+            height, width = mask.shape
+            column, line = xy[here].astype(np.int64).T
+            reading.depth[here] = depth[line.clip(0, height - 1), column.clip(0, width - 1)]
+            y, x = np.nonzero(depth > 0)
+            if len(y):
+                ends = np.array([[x.min(), y.min()], [x.max() + 1, y.max() + 1]], dtype=np.float64)
+                reading.middles[row], reading.halves[row] = ends.mean(0), np.ptp(ends, axis=0).max() / 2
+                points = _rays(np.stack([x, y], 1) + 0.5, K[row]) * depth[y, x][:, None]
+                reading.centre[row] = points.mean(0)
+    return found
+
+
+def _distances(reading: _Reading, frame: np.ndarray, xy: np.ndarray, K: np.ndarray, seed: int) -> Distances | None:
+    """None where there are too few."""
+    good = (reading.depth > 0).all(0)
+    if not good.any():
+        return None
+    frame, xy, depth = frame[:, good], xy[:, good], reading.depth[:, good]
+    size = 2 * float(np.nanmedian(reading.halves))
+    first, second = _pairs(frame, xy, size, np.random.default_rng(seed))
+    if len(first) < 10 * LEAST:
+        return None
+    lens = K[frame]
+    square = ((xy - reading.middles[frame]) / reading.halves[frame][..., None]).clip(-1, 1)
+    focal = np.sqrt(lens[..., 0, 0] * lens[..., 1, 1]).mean(0)
+    sure = NOISE * size / focal[first]
+    at, ray, far = (torch.from_numpy(part).float() for part in (square, _rays(xy, lens), depth))
+    one, other = torch.from_numpy(first), torch.from_numpy(second)
+    return Distances(torch.from_numpy(frame), at, ray, far, one, other, torch.from_numpy(sure).float())
 
 
 def _bend(found: Distances, count: int, progress: Progress) -> tuple[np.ndarray, Tensor]:
@@ -250,7 +271,7 @@ def _bend(found: Distances, count: int, progress: Progress) -> tuple[np.ndarray,
     asked = torch.zeros(count * int(many.max()), 2).index_copy_(0, slot, where).view(count, -1, 1, 2)
 
     def whole() -> Tensor:
-        """(T, 1, n, n): the fields' sum. Knots of the coarser ones are knots of the finer ones."""
+        """(T, 1, n, n): the fields' sum, at the knots of the finest."""
         last = SIDES[-1]
         parts = (interpolate(field, (last, last), mode="bilinear", align_corners=True) for field in fields)
         return torch.stack(list(parts)).sum(0)
@@ -275,20 +296,7 @@ def _bend(found: Distances, count: int, progress: Progress) -> tuple[np.ndarray,
         return whole()[:, 0].double().numpy(), at_matches()
 
 
-def _squares(masks: FrameReader, depths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """(T, 2) middles and (T,) half the sides of the squares around the object with depth; NaN where there is none."""
-    middles, halves = np.full((len(depths), 2), np.nan), np.full(len(depths), np.nan)
-    for row, depth in enumerate(depths):
-        y, x = np.nonzero(np.asarray(masks[row], dtype=bool) & (depth > 0))
-        if len(y):
-            ends = np.array([[x.min(), y.min()], [x.max() + 1, y.max() + 1]], dtype=np.float64)
-            middles[row], halves[row] = ends.mean(0), np.ptp(ends, axis=0).max() / 2
-    return middles, halves
-
-
-def _pairs(
-    frame: np.ndarray, xy: np.ndarray, size: float, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+def _pairs(frame: np.ndarray, xy: np.ndarray, size: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Matches of the same two frames, in twos, neither too near to each other nor too far."""
     code = frame[0] * (frame.max(initial=0) + 1) + frame[1]
     order = np.argsort(code, kind="stable")

@@ -261,7 +261,7 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     found = _evened(task, replace(placed, object=measured), measured, flow, lens)
     if not isinstance(found.object, EvenDepth):
         return found
-    poses = found.object.moved(placed.alignment.world_from_cam, lens.K, task.clip.masks)
+    poses = found.object.moved(placed.alignment.world_from_cam)
     return replace(found, alignment=replace(placed.alignment, world_from_cam=poses))
 
 
