@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from dyn4d.config import load_preset, with_clip
+from dyn4d.geometry import pair_source
+from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.own_weights import LICENCE, NAME, SMALL, own_network
+from dyn4d.geometry.pair_source import frames_from_pairs
 from dyn4d.geometry.sources import choose_source
 from dyn4d.geometry.weights import describe_weights, load_pair_network
 from dyn4d.io.clips import load_clip
@@ -43,3 +50,32 @@ def test_a_clip_without_depth_takes_them_and_one_with_depth_does_not(tmp_path: P
     for name in ("rgb", "mask"):
         (tmp_path / "clip" / name).rename(bare / name)
     assert choose_source(load_clip(bare), given) == "mast3r"
+
+
+@pytest.mark.slow
+def test_a_body_that_walks_keeps_its_distances_and_comes_out_better_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scene(build_scene("creature", frames=20, size=112), tmp_path)
+    clip = load_clip(tmp_path / "clip")
+    bare = replace(clip, depth=None, cameras=None, all_cameras=None, poses_given=False)
+
+    def errors() -> tuple[float, float, tuple[str, ...]]:
+        """Mean within the frames, and the standard deviation from frame to frame, of the logarithm; the notes."""
+        found = frames_from_pairs(bare, GeometryConfig(source="mast3r", weights=NAME))
+        assert clip.depth is not None and found.depth is not None
+        within, whole = [], []
+        for row in range(len(clip)):
+            said, true = np.asarray(found.depth[row]), np.asarray(clip.depth[row])
+            good = np.asarray(clip.masks[row], dtype=bool) & (true > 0) & (said > 0)
+            logs = np.log(true[good] / said[good])
+            whole.append(np.median(logs))
+            within.append(np.abs(logs - whole[-1]).mean())
+        return float(np.mean(within)), float(np.std(whole)), found.notes
+
+    within, drift, notes = errors()
+    monkeypatch.setattr(pair_source, "even_out", lambda *_, **__: None)
+    before, drifted, plain = errors()
+    assert any("distances on the object change by" in note for note in notes)
+    assert not any("distances on the object" in note for note in plain)
+    assert within < 0.9 * before and drift < 0.7 * drifted
