@@ -8,7 +8,8 @@ CVPR 2010; Parashar, Pizarro and Bartoli, "Isometric non-rigid shape-from-motion
 Which side of a part is nearer it cannot say where that part looks flat: that stays as it was.
 
 Each frame's depth is multiplied by the exponential of a smooth field over the object. Pairs of points on different
-parts are outliers to a robust loss; what is left of freedom goes to the smallest, smoothest change.
+parts are outliers to a robust loss; what is left of freedom goes to the smallest change, smooth in the picture and in
+time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ SIDES = (1, 2, 4, 8, 16, 32)  # knots along a side of the fields whose sum bends
 HELD = (0.0, 1.0, 4.0, 16.0, 64.0, 256.0)  # how firmly: the first is the frame's distance, which is free
 USUAL = 0.1  # logarithm of depth: a change so large of all knots of one field costs `PRIOR` times its `HELD`
 PRIOR = 0.1
+SWAY = 0.01  # logarithm of depth: by so much a point's change may differ from the one that it has a frame later
+CALM = 0.05  # what such a difference costs, squared; by the square root of the time between
 STEPS, RATE, BLUNT = 150, 0.01, 3.0  # BLUNT: times as unsure pairs are taken to be at first, until STEADY of the steps
 STEADY = 0.6
 AS_ONE = 0.6  # mean agreement of matches with one rigid motion, from which the object is left as that measured it
@@ -276,24 +279,30 @@ def _bend(found: Distances, count: int, progress: Progress) -> tuple[np.ndarray,
         parts = (interpolate(field, (last, last), mode="bilinear", align_corners=True) for field in fields)
         return torch.stack(list(parts)).sum(0)
 
-    def at_matches() -> Tensor:
-        read = grid_sample(whole(), asked, mode="bilinear", padding_mode="border", align_corners=True)
+    def at_matches(field: Tensor) -> Tensor:
+        read = grid_sample(field, asked, mode="bilinear", padding_mode="border", align_corners=True)
         return read.flatten()[slot].view(2, -1)
 
+    gap = (found.frame[0] - found.frame[1]).abs()
     progress.start("evening out distances", STEPS)
     for step in range(STEPS):
         share = step / STEPS
         blunt = BLUNT ** (1 - min(1.0, share / STEADY))
         optimiser.param_groups[0]["lr"] = RATE * min(1.0, (1 - share) / (1 - STEADY))
-        cost = found.cost(at_matches(), blunt)
+        field, distance = whole(), fields[0].flatten()
+        logs = at_matches(field)
+        cost = found.cost(logs, blunt)
+        relief = logs - distance[found.frame]  # errors of this last for some frames, those of the distance need not
+        sway = ((relief[0] - relief[1]).square() / gap).mean() / SWAY**2
         held = sum(firm * (field / USUAL).square().mean() for firm, field in zip(HELD, fields))
         optimiser.zero_grad()
-        (cost + PRIOR * held).backward()
+        (cost + PRIOR * held + CALM * sway).backward()
         optimiser.step()
         progress.update(off=float(cost.detach()))
     progress.finish()
     with torch.no_grad():
-        return whole()[:, 0].double().numpy(), at_matches()
+        field = whole()
+        return field[:, 0].double().numpy(), at_matches(field)
 
 
 def _pairs(frame: np.ndarray, xy: np.ndarray, size: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
