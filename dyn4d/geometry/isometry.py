@@ -244,7 +244,7 @@ def _read(
 
 def _distances(reading: _Reading, frame: np.ndarray, xy: np.ndarray, K: np.ndarray, seed: int) -> Distances | None:
     """None where there are too few."""
-    good = (reading.depth > 0).all(0)
+    good = (reading.depth > 0).all(0) & np.isfinite(K[frame]).all((0, 2, 3))
     if not good.any():
         return None
     frame, xy, depth = frame[:, good], xy[:, good], reading.depth[:, good]

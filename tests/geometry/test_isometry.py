@@ -184,6 +184,11 @@ def test_an_empty_frame_and_too_few_matches(hinge: Hinge) -> None:
     found = even_out(measured(depths, masks), masks, hinge.matches, K)
     assert found is not None and found.stretches[5] is None
     assert not found.picture(5)[0].any() and np.isfinite(found.back).all() and not found.back[5].any()
+    lens = K.clone()
+    lens[7] = torch.nan  # of a frame that nothing is known of
+    blind = even_out(measured(depths, masks), masks, hinge.matches, lens)
+    assert blind is not None and all(np.isfinite(blind.picture(row)[0]).all() for row in range(FRAMES))
+    assert np.isfinite(blind.back).all()
     few = hinge.matches.select(torch.arange(5))
     assert even_out(measured(depths, masks), masks, few, K) is None
     assert even_out(measured(depths, masks), masks, Correspondences.empty(), K) is None
