@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -44,16 +43,6 @@ CALM = 0.05  # what such a difference costs, squared; by the square root of the 
 STEPS, RATE, BLUNT = 150, 0.01, 3.0  # BLUNT: times as unsure pairs are taken to be at first, until STEADY of the steps
 STEADY = 0.6
 AS_ONE = 0.6  # mean agreement of matches with one rigid motion, from which the object is left as that measured it
-
-
-class ObjectDepth(Protocol):
-    """Depth of the object in T pictures."""
-
-    def picture(self, row: int) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def times(self, factor: float) -> ObjectDepth: ...
-
-    def filled(self, other: ViewDepth) -> ObjectDepth: ...
 
 
 @dataclass(frozen=True)
@@ -140,9 +129,8 @@ class Distances:
 
     Attributes:
         frame: (2, N) rows of the frames that each match is in. square: (2, N, 2) where, in [-1, 1] over the frame's
-            square. ray: (2, N, 3) of planar depth 1. depth: (2, N). first, second: (E,) matches. sure: (E,) what a pair
-            in pictures at depth 1 is unsure by, apart from `SLACK`.
-        middles, halves: (T, 2), (T,) squares.
+            square. ray: (2, N, 3) of planar depth 1. depth: (2, N).
+        first, second: (E,) matches. sure: (E,) by what a distance over its depth is unsure, apart from `SLACK`.
     """
 
     frame: Tensor
@@ -190,7 +178,8 @@ def even_out(
     lens = K.double().cpu().numpy()
     frame = torch.stack([matches.frame_a, matches.frame_b]).long().cpu().numpy()
     xy = torch.stack([matches.xy_a, matches.xy_b]).double().cpu().numpy()
-    starts = measured, measured.unbent()
+    bent = any(curve is not None for curve in measured.bends)
+    starts = (measured, measured.unbent()) if bent else (measured,)
     readings = _read(starts, masks, frame, xy, lens)
     made = [_distances(reading, frame, xy, lens, seed) for reading in readings]
     costs = [math.inf if one is None else float(one.cost()) for one in made]

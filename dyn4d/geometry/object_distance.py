@@ -10,10 +10,9 @@ import torch
 
 from dyn4d.core.cameras import unproject
 from dyn4d.core.types import Camera, Clip, Correspondences
-from dyn4d.geometry.isometry import ObjectDepth
 from dyn4d.geometry.resting import Surroundings, outline_ratios, resting_scale
 from dyn4d.geometry.triangulation import triangulate
-from dyn4d.geometry.view_depth import ViewDepth
+from dyn4d.geometry.view_depth import ObjectDepth, ViewDepth
 
 DEGREE = 2  # of the curve that an object's path is like
 LEAST_FRAMES = 8

@@ -23,7 +23,7 @@ from dyn4d.geometry.bundle import BundleConfig
 from dyn4d.geometry.canonical import canonical_views
 from dyn4d.geometry.config import GeometryConfig
 from dyn4d.geometry.flow_ties import ties_all
-from dyn4d.geometry.isometry import AS_ONE, EvenDepth, ObjectDepth, even_out
+from dyn4d.geometry.isometry import AS_ONE, EvenDepth, even_out
 from dyn4d.geometry.measured_relief import MeasuredDepth, through_matches
 from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.object_distance import object_distance
@@ -35,7 +35,7 @@ from dyn4d.geometry.pair_inference import look_at_pairs
 from dyn4d.geometry.pair_results import PairFrame, PairResult, PairResultList, PairResults
 from dyn4d.geometry.region_flow import Regions, Seeds, Where, from_seeds, seed_matches, textured_shares
 from dyn4d.geometry.rgbd import join_frames, points_of_frame
-from dyn4d.geometry.view_depth import ViewDepth
+from dyn4d.geometry.view_depth import ObjectDepth, ViewDepth
 from dyn4d.geometry.weights import load_pair_network
 from dyn4d.io.readers import LazyFrames
 from dyn4d.matching.config import MatchingConfig

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dyn4d.geometry.pair_results import PairFrame
+
+
+class ObjectDepth(Protocol):
+    """Depth of the object in T pictures, however it was found."""
+
+    def picture(self, row: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def times(self, factor: float) -> ObjectDepth: ...
+
+    def filled(self, other: ViewDepth) -> ObjectDepth: ...
 
 
 @dataclass(frozen=True)
