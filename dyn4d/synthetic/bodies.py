@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dyn4d.synthetic.body_plan import THINNEST, Gait, Plan, Rng, triple, unit
+from dyn4d.synthetic.config import PEOPLE
 from dyn4d.synthetic.raster import vertex_normals
 from dyn4d.synthetic.skeleton import owners_of, skin_weights
 from dyn4d.synthetic.solids import Primitive, ambient_occlusion, as_table, bounds, box, cone, ellipsoid, mesh_solid
@@ -43,10 +44,14 @@ class Body:
     gait: Gait | None = None
 
 
-def make_body(seed: int, index: int) -> Body:
-    """Body number `index`; the same for the same arguments."""
+def make_body(seed: int, index: int, people: float = PEOPLE) -> Body:
+    """Body number `index`; the same for the same arguments.
+
+    Args:
+        people: share of the bodies that are people, in [0, 1]; the others share what is left as they usually do.
+    """
     rng = np.random.default_rng([seed, 41, index])
-    kind = str(rng.choice(list(KINDS), p=list(SHARES)))
+    kind = str(rng.choice(list(KINDS), p=_shares(people)))
     plan = KINDS[kind](rng)
     table = as_table(plan.parts)
     low, high = bounds(table, 0.1)
@@ -250,4 +255,11 @@ KINDS = {
     "person": person, "quadruped": quadruped, "animal": _animal, "biped": _biped, "snake": _snake,
     "branching": _branching, "blob": _blob, "furniture": _furniture, "vessel": _vessel,
 }  # fmt: skip
-SHARES = (0.26, 0.40, 0.05, 0.05, 0.07, 0.06, 0.05, 0.04, 0.02)
+SHARES = (PEOPLE, 0.40, 0.05, 0.05, 0.07, 0.06, 0.05, 0.04, 0.02)
+
+
+def _shares(people: float) -> np.ndarray:
+    """Of each of `KINDS`, all together 1."""
+    others = np.array([kind != "person" for kind in KINDS])
+    shares = np.array(SHARES)
+    return np.where(others, shares * (1 - people) / shares[others].sum(), people)

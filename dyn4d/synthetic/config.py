@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 SCENES = ("creature", "worm", "turntable", "dancer", "snapper")
 BACKGROUNDS = ("grey", "room")
+PEOPLE = 0.26  # of the random bodies that a pair network learns from
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dyn4d.synthetic.config import PEOPLE
+
 
 @dataclass(frozen=True)
 class ObjectPairs:
@@ -17,6 +19,8 @@ class ObjectPairs:
     """Bodies that the samples go through, each in many poses, paints and lights."""
     reuse: int = 12
     """About how many samples are made of one body; more is quicker."""
+    people: float = PEOPLE
+    """Share of the bodies that are people."""
     textures: int = 400
     """Procedural textures that bodies are painted with."""
     turn: float = 40.0
@@ -55,7 +59,7 @@ class ObjectPairs:
                     f"training.data.{name}: {low}, {high}; wanted two numbers from {least:g} to {most:g}, the smaller "
                     "first"
                 )
-        for name, most in (("turn", 90.0), ("scenes", 1.0), ("known", 1.0), ("photometric", 2.0)):
+        for name, most in (("turn", 90.0), ("scenes", 1.0), ("known", 1.0), ("photometric", 2.0), ("people", 1.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"training.data.{name}: {getattr(self, name)}; wanted a number from 0 to {most:g}")
 

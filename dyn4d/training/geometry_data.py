@@ -140,7 +140,7 @@ _texture = lru_cache(maxsize=512)(make_texture)
 
 def film_pair(rng: Rng, config: ObjectPairs, seed: int, index: int) -> FilmedPair:
     """Bodies, paint, light and cameras of a sample."""
-    body = _body(seed, body_number(config, index))
+    body = _body(seed, body_number(config, index), config.people)
     whole = bool(rng.random() < config.scenes)
     moments = np.stack(two_moments(body, rng))
     layers = [_layer(body, moments, rng, config, seed)]
@@ -284,7 +284,7 @@ def _surroundings(
         )
     ]
     for number in range(int(rng.integers(0, 4))):
-        body = _body(seed, body_number(config, index) + 1 + number)
+        body = _body(seed, body_number(config, index) + 1 + number, config.people)
         still = body.rest * rng.uniform(0.4, 1.3)
         angle = rng.uniform(0, 2 * math.pi)
         place = rng.uniform(1.3, max(half - 0.6, 1.4)) * np.array([math.cos(angle), math.sin(angle)])

@@ -98,3 +98,10 @@ def test_what_walks_differs_from_moment_to_moment_and_from_sample_to_sample() ->
     moments = [two_moments(body, np.random.default_rng(seed)) for seed in range(8)]
     assert max(np.abs(a - b).max() for a, b in moments) > 0.2
     assert min(np.abs(moments[0][0] - a).max() for a, _ in moments[1:]) > 0.01
+
+
+def test_share_of_people():
+    for share, wanted in ((1.0, {True}), (0.0, {False})):
+        assert {make_body(6, index, share).kind == "person" for index in range(6)} == wanted
+    usual = [make_body(3, index).kind for index in range(4)]
+    assert [make_body(3, index, 0.26).kind for index in range(4)] == usual
