@@ -37,8 +37,7 @@ def person(rng: Rng) -> Plan:
     leg, trunk = rng.uniform(0.65, 1.0), rng.uniform(0.5, 0.65)
     wide, deep = rng.uniform(0.13, 0.24), rng.uniform(0.08, 0.16)
     limb = rng.uniform(0.05, 0.095)
-    stride, arms, phase = rng.uniform(0.1, 0.75), rng.uniform(0.0, 1.1), rng.uniform(0, 2 * math.pi)
-    away = rng.uniform(0.05, 0.35) * rng.choice([1.0, 2.5])  # of the arms from the trunk
+    stride, arms, phase = rng.uniform(0.1, 0.75), rng.uniform(0.0, 0.8), rng.uniform(0, 2 * math.pi)
     knee, elbow = rng.uniform(0.3, 1.3), rng.uniform(0.0, 1.2)
     lean = rng.normal(0.05, 0.1)
     # root: the pelvis, at the origin
@@ -66,7 +65,7 @@ def person(rng: Rng) -> Plan:
         plan.parts.append(cone(triple(ankle), 0.055, triple(toe), 0.05, blend=0.03, bone=foot))
         raised = rng.random() < 0.15
         start = shoulders + np.array([0, side * (wide + 0.02), -0.05])
-        out = np.array([0.0, side * away * rng.uniform(0.8, 1.2), -1.0])
+        out = np.array([0.0, side * rng.uniform(0.05, 0.35), -1.0])
         if raised:
             out = np.array([rng.normal(0, 0.4), side * rng.uniform(0.2, 1.2), rng.uniform(-0.3, 1.0)])
         reach = rng.uniform(0.26, 0.36)
