@@ -210,9 +210,8 @@ def curve(logs: list[Path], out: Path) -> None:
     head = f'{head} xmlns="http://www.w3.org/2000/svg" style="background:#fff"><style>{style}</style>'
     out.write_text(f"{head}{body}{legend}</svg>\n", encoding="utf-8")
     for line in looks:
-        print(
-            "  ".join(f"{name} {line[name]:.4g}" for name in ("samples", "depth", "flat", "other", "matches", "still"))
-        )
+        figures = "  ".join(f"{name} {line[name]:.4g}" for name in ("depth", "flat", "other", "matches", "still"))
+        print(f"samples {line['samples']:.0f}  {figures}")
 
 
 def main() -> None:
