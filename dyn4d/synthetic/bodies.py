@@ -51,7 +51,7 @@ def make_body(seed: int, index: int, people: float = PEOPLE) -> Body:
         people: share of the bodies that are people, in [0, 1]; the others share what is left as they usually do.
     """
     rng = np.random.default_rng([seed, 41, index])
-    kind = str(rng.choice(list(KINDS), p=_shares(people)))
+    kind = str(rng.choice(list(KINDS), p=shares_of_kinds(people)))
     plan = KINDS[kind](rng)
     table = as_table(plan.parts)
     low, high = bounds(table, 0.1)
@@ -258,8 +258,8 @@ KINDS = {
 SHARES = (PEOPLE, 0.40, 0.05, 0.05, 0.07, 0.06, 0.05, 0.04, 0.02)
 
 
-def _shares(people: float) -> np.ndarray:
-    """Of each of `KINDS`, all together 1."""
+def shares_of_kinds(people: float) -> np.ndarray:
+    """Of each of `KINDS`, all together 1; see `make_body`."""
     others = np.array([kind != "person" for kind in KINDS])
     shares = np.array(SHARES)
     return np.where(others, shares * (1 - people) / shares[others].sum(), people)

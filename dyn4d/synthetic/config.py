@@ -1,4 +1,4 @@
-"""Options of a synthetic clip. Free of torch and numba."""
+"""Options of a synthetic clip, and the usual mix of random bodies. Free of torch and numba."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 SCENES = ("creature", "worm", "turntable", "dancer", "snapper")
 BACKGROUNDS = ("grey", "room")
-PEOPLE = 0.26  # of the random bodies that a pair network learns from
+PEOPLE = 0.26  # share of the random bodies, unless another is asked for
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dyn4d.synthetic.bodies import KINDS, Body, make_body
+from dyn4d.synthetic.bodies import KINDS, Body, make_body, shares_of_kinds
 from dyn4d.synthetic.body_motion import lay_on, pose_body, random_softness, rotation_matrix, two_moments
 from dyn4d.synthetic.solids import as_table, box, distances
 
@@ -100,8 +100,10 @@ def test_what_walks_differs_from_moment_to_moment_and_from_sample_to_sample() ->
     assert min(np.abs(moments[0][0] - a).max() for a, _ in moments[1:]) > 0.01
 
 
-def test_share_of_people():
+def test_the_share_of_people_is_as_asked_and_the_others_keep_theirs_among_themselves() -> None:
     for share, wanted in ((1.0, {True}), (0.0, {False})):
         assert {make_body(6, index, share).kind == "person" for index in range(6)} == wanted
-    usual = [make_body(3, index).kind for index in range(4)]
-    assert [make_body(3, index, 0.26).kind for index in range(4)] == usual
+    for share in (0.0, 0.26, 0.7):
+        shares = dict(zip(KINDS, shares_of_kinds(share)))
+        assert shares["person"] == share and np.isclose(sum(shares.values()), 1)
+        assert np.isclose(shares["quadruped"] / shares["snake"], 0.40 / 0.07)
