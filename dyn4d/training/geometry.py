@@ -168,7 +168,13 @@ class GeometryTrainer:
         self.samples += config.batch
         self._follow()
         figures = {name: float(value.detach()) for name, value in losses.items()}
-        head = {"step": self.step, "samples": self.samples, "rate": pace * config.rate, "gradient": float(length)}
+        head = {
+            "step": self.step,
+            "samples": self.samples,
+            "rate": pace * config.rate,
+            "gradient": float(length),
+            "loss": float(total.detach()),
+        }
         return {**head, **figures}
 
     def _losses(self, source: Callable[[int], GeometrySample]) -> dict[str, Tensor]:

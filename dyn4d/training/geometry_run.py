@@ -98,7 +98,7 @@ def train_geometry(
             measured["seconds"] = spent + round(time.monotonic() - begin, 1)
             lines.append(json.dumps({k: short(v) for k, v in measured.items()}))
             for _ in range(min(trainer.samples, config.samples) - before):
-                progress.update(loss=measured["points"])
+                progress.update(loss=measured["loss"])
             if trainer.samples // config.evaluate_every > before // config.evaluate_every or trainer.done:
                 look()
             if asked:

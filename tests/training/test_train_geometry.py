@@ -157,6 +157,7 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
     before = {name: value.clone() for name, value in trainer.network.named_parameters()}
     first = trainer.train_step()
     assert first["matches"] == first["points"] == 0 and first["relief"] > 0 and first["depth"] > 0
+    assert first["loss"] == pytest.approx(first["relief"] + first["depth"])  # what is shown is what is trained
     for _ in range(40):
         last = trainer.train_step()
     assert last["relief"] < 0.8 * first["relief"]
@@ -172,7 +173,9 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
     assert low.dtype == torch.float32 and torch.allclose(low, alone, rtol=0.1)
     assert trainer.temperature() == pytest.approx(config.temperature[0])
     trainer.samples = 100
-    assert trainer.train_step()["matches"] != 0
+    pairs = trainer.train_step()
+    assert pairs["matches"] != 0
+    assert pairs["loss"] == pytest.approx(sum(pairs[name] for name in ("points", "matches", "relief", "depth")), rel=1e-5)
     assert replace(config, alone=0.0).alone_samples == 0
 
 
