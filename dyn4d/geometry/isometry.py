@@ -78,7 +78,8 @@ class EvenDepth:
 
     Attributes:
         source: before that. stretches: of each frame, None where it stays.
-        back: (T, 3) what each camera has to move by, in its own axes, for the object's middle to stay in the world.
+        back: (T, 3) what each camera has to move by, in its own axes, for the object's middle to stay in the world,
+            where the depth that was measured has it.
         uneven: by how much distances differ between two pictures, before and after: medians, of themselves.
     """
 
@@ -102,7 +103,7 @@ class EvenDepth:
         return replace(self, source=self.source.filled(other))
 
     def moved(self, world_from_cam: Tensor) -> Tensor:
-        """(T, 4, 4) cameras that see the object's middle where those of the source saw it."""
+        """(T, 4, 4) cameras that see the object's middle where they saw it with the depth that was measured."""
         poses = world_from_cam.clone()
         poses[:, :3, 3] += (poses[:, :3, :3] @ torch.from_numpy(self.back).to(poses)[..., None]).squeeze(-1)
         return poses
@@ -188,10 +189,11 @@ def even_out(
     if found is None:
         return None
     knots, logs = _bend(found, len(lens), progress or SilentProgress())
-    rows = found.frame.flatten().numpy()
+    used = torch.cat([found.first, found.second])  # a match in no distance says nothing of its frames
+    rows = found.frame[:, used].flatten().numpy()
     many = np.bincount(rows, minlength=len(lens))
     tied = np.flatnonzero(many)
-    whole = np.bincount(rows, logs.flatten().double().numpy(), len(lens))[tied] / many[tied]
+    whole = np.bincount(rows, logs[:, used].flatten().double().numpy(), len(lens))[tied] / many[tied]
     change = np.interp(np.arange(len(lens)), tied, whole)  # of a frame that nothing ties: as of those around it
     common = float(np.median(whole))
     stretches: list[Stretch | None] = []
@@ -199,7 +201,8 @@ def even_out(
         own = knots[row] if many[row] else np.full_like(knots[row], change[row])
         stays = not np.isfinite(reading.halves[row])
         stretches.append(None if stays else Stretch(reading.middles[row], float(reading.halves[row]), own - common))
-    back = np.nan_to_num(reading.centre * (1 - np.exp(change - common))[:, None])
+    # the cameras are those of the depth that was measured, wherever the evening out began
+    back = np.nan_to_num(readings[0].centre - reading.centre * np.exp(change - common)[:, None])
     return EvenDepth(start, stretches, back, (found.uneven(), found.uneven(logs)))
 
 
