@@ -80,7 +80,7 @@ class Alignment:
 
 
 def neighbour_scales(scale: Tensor) -> Tensor:
-    """(T,) scales with each unknown one (NaN) replaced by the median of the nearest known ones before and after it, so
+    """(T,) scales with each unknown one (NaN) replaced by the median of the few known ones that are nearest in time, so
     that a frame that nothing ties is as large as those around it. NaN where none is known."""
     out = scale.clone()
     known = torch.nonzero(torch.isfinite(scale)).squeeze(-1)

@@ -88,6 +88,7 @@ def solve_depth_poses(
     world_from_cam: Tensor | None = None,
     fix_poses: bool = False,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> SolvedPoses:
@@ -104,7 +105,7 @@ def solve_depth_poses(
         world_from_cam: (T, 4, 4) known poses, NaN where unknown; those of `clip.cameras` are not looked at. Frames that
             nothing ties keep them.
         fix_poses: known poses stay, and only the others are solved.
-        cache: a folder for the flow, so that a stopped run goes on.
+        device: where a network for the flow runs. cache: a folder for the flow, so that a stopped run goes on.
 
     Raises:
         InputError: depth or intrinsics are missing, or no two frames can be tied together.
@@ -120,7 +121,7 @@ def solve_depth_poses(
 
     def solve(where: Where) -> _Solution:
         folder = None if cache is None else cache / where
-        problem, unfit = depth_problem(clip, where, matching, seed, progress, folder)
+        problem, unfit = depth_problem(clip, where, matching, seed, device, progress, folder)
         found = replace(_solve(problem, _given_intrinsics(clip), known, fix_poses), unfit=unfit)
         moves = where == "object" and anchor == "auto" and found.off > CONTRADICTS  # against the given cameras
         return replace(found, poses=torch.full_like(found.poses, torch.nan)) if moves else found

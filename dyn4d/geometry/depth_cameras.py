@@ -26,6 +26,7 @@ def depth_cameras(
     given: bool,
     matching: MatchingConfig | None,
     seed: int,
+    device: torch.device | str,
     progress: Progress,
     cache: Path | None,
 ) -> tuple[Camera, tuple[str, ...], bool]:
@@ -33,7 +34,7 @@ def depth_cameras(
 
     Args:
         clip: with depth, and cameras whose poses are NaN where unknown. given: do those count that are known?
-        cache: a folder for what takes long.
+        device: where a network for the flow runs. cache: a folder for what takes long.
 
     Raises:
         InputError: poses are to be solved, and nothing ties two frames together.
@@ -41,17 +42,17 @@ def depth_cameras(
     assert clip.cameras is not None
     known = clip.cameras.world_from_cam if given and bool(clip.cameras.registered.any()) else None
     if known is not None and config.poses == "given" and config.anchor != "object":
-        return _completed(clip, config, matching, seed, progress, cache)
+        return _completed(clip, config, matching, seed, device, progress, cache)
     found = solve_depth_poses(
         clip, matching, anchor=config.anchor, world_from_cam=known if config.poses == "refine" else None, seed=seed,
-        progress=progress, cache=cache,
+        device=device, progress=progress, cache=cache,
     )  # fmt: skip
     return found.cameras, found.notes, True
 
 
 def _completed(
-    clip: Clip, config: GeometryConfig, matching: MatchingConfig | None, seed: int, progress: Progress,
-    cache: Path | None,
+    clip: Clip, config: GeometryConfig, matching: MatchingConfig | None, seed: int, device: torch.device | str,
+    progress: Progress, cache: Path | None,
 ) -> tuple[Camera, tuple[str, ...], bool]:  # fmt: skip
     """The given cameras, and those of frames that have none solved from the frames around them."""
     assert clip.cameras is not None
@@ -64,7 +65,7 @@ def _completed(
     try:
         found = solve_depth_poses(
             part, matching, anchor=config.anchor, world_from_cam=part.cameras.world_from_cam, fix_poses=True, seed=seed,
-            progress=progress, cache=cache,
+            device=device, progress=progress, cache=cache,
         )  # fmt: skip
     except Dyn4DError as error:
         return clip.cameras, (f"poses: {len(missing)} frames have none, and none is solved: {error}",), False

@@ -27,18 +27,19 @@ LEAST_ALIKE = 0.6  # of the matches that have to; of a flow that was lost 0.2 to
 
 
 def depth_problem(
-    clip: Clip, where: Where, matching: MatchingConfig, seed: int, progress: Progress, cache: Path | None
-) -> tuple[SparseProblem, int]:
+    clip: Clip, where: Where, matching: MatchingConfig, seed: int, device: torch.device | str, progress: Progress,
+    cache: Path | None,
+) -> tuple[SparseProblem, int]:  # fmt: skip
     """Of a clip with depth and intrinsics, from matches in a region of every frame. Also how many pairs were left out
     as their matches fit no rigid motion.
 
     Args:
         matching: of the flow; which frames are matched, and how many matches are kept, is decided here.
-        cache: a folder for the flow of this region.
+        device: where a network for the flow runs. cache: a folder for the flow of this region.
     """
     assert clip.cameras is not None
     regions = Regions(clip, where)
-    found = region_matches(regions, matching, seed, progress, cache)
+    found = region_matches(regions, matching, seed, device, progress, cache)
     views, maps = depth_views(clip, regions)
     pairs = _pairs(found, views, maps)
     K = clip.cameras.K.double().cpu()

@@ -81,6 +81,7 @@ def frames_from_estimate(
     seed: int = 0,
     *,
     matching: MatchingConfig | None = None,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> GeometryResult:
@@ -92,7 +93,8 @@ def frames_from_estimate(
     or the points tell the focal length.
 
     Args:
-        matching: of the flow, where poses are solved. cache: a folder for what takes long.
+        matching: of the flow, where poses are solved. device: where a network for it runs. cache: a folder for what
+            takes long.
 
     Raises:
         InputError: maps that cannot be used, no K, or no frame has a usable point on the object.
@@ -106,8 +108,8 @@ def frames_from_estimate(
     depth = _DepthOf(survey, own, clip, config)
     reader = LazyFrames([f"map of {name}" for name in clip.names], lambda row: depth(row)[0].astype(np.float32))
     cameras, more, changed = depth_cameras(
-        replace(clip, depth=reader, cameras=own), config, given=True, matching=matching, seed=seed, progress=progress,
-        cache=None if cache is None else cache / "poses",
+        replace(clip, depth=reader, cameras=own), config, given=True, matching=matching, seed=seed, device=device,
+        progress=progress, cache=None if cache is None else cache / "poses",
     )  # fmt: skip
     notes, solved = [*notes, *more], solved or changed
     points, more = _points(clip, cameras, depth, config, progress)

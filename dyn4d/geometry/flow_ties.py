@@ -20,7 +20,16 @@ FIRMLY = 50  # matches by which two frames are tied, whichever of them turn out 
 
 
 def ties_all(found: Correspondences, frames: Sequence[PairFrame]) -> bool:
-    """Do these matches tie all frames that show anything together, so that none of the network's is needed?"""
+    """Do these matches tie all frames that show anything together, so that none of the network's is needed? Only those
+    between pixels of the views that count can."""
+    good = torch.ones(len(found), dtype=torch.bool)
+    for rows, xy in ((found.frame_a, found.xy_a), (found.frame_b, found.xy_b)):
+        for row, frame in enumerate(frames):
+            here = torch.nonzero(rows == row).squeeze(-1)
+            cell, inside = _cells(frame, frame.view.to_view(xy[here].double()))
+            counts = torch.from_numpy(np.asarray(frame.kept & frame.matched, dtype=bool))
+            good[here] &= inside & counts[cell[:, 1], cell[:, 0]]
+    found = found.select(torch.nonzero(good).squeeze(-1))
     tied = np.zeros((len(frames), len(frames)), dtype=np.int64)
     np.add.at(tied, (found.frame_a.numpy(), found.frame_b.numpy()), 1)
     tied = tied + tied.T
@@ -63,8 +72,13 @@ def with_matches(
 def _seen_ends(view: CanonicalView, frame: PairFrame, xy: Tensor) -> tuple[MatchedEnds, Tensor]:
     """One side of matches in pixels of a picture, and which of them (M,) lie on a pixel of the view that counts."""
     seen = frame.view.to_view(xy.double())
-    limit = torch.tensor([frame.width, frame.height])
-    inside = ((seen >= 0) & (seen < limit)).all(-1)
-    cell = torch.minimum(seen.floor().long().clamp_min(0), limit - 1)
+    cell, inside = _cells(frame, seen)
     anchor, ratio = anchors_of(view, cell)
     return MatchedEnds(seen, anchor.clamp_min(0), ratio), inside & (anchor >= 0)
+
+
+def _cells(frame: PairFrame, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole pixels (M, 2) of a view at coordinates in it, the nearest of those outside, and which (M,) are inside."""
+    limit = torch.tensor([frame.width, frame.height])
+    inside = ((seen >= 0) & (seen < limit)).all(-1)
+    return torch.minimum(seen.floor().long().clamp_min(0), limit - 1), inside

@@ -64,12 +64,17 @@ class Stretch:
             (((np.arange(count) + 0.5 - mid) / self.half).clip(-1, 1) + 1) / 2 * last
             for count, mid in zip(depth.shape[::-1], self.middle)
         ]
-        columns, lines = np.meshgrid(*to_knots)
-        field = cv2.remap(
-            self.knots.astype(np.float32), columns.astype(np.float32), lines.astype(np.float32), cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
-        return depth * np.exp(field)
+        there = depth > 0
+        rows, columns = (np.flatnonzero(there.any(axis)) for axis in (1, 0))
+        out = np.zeros_like(depth)
+        if not len(rows):
+            return out
+        box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        x, y = np.meshgrid(to_knots[0][box[1]].astype(np.float32), to_knots[1][box[0]].astype(np.float32))
+        knots = self.knots.astype(np.float32)
+        field = cv2.remap(knots, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        out[box] = depth[box] * np.exp(field)
+        return out
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ class Bend:
         size = depth.shape[1], depth.shape[0]
         share = cv2.resize(self.known.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
         total = cv2.resize((self.grid * self.known).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-        return depth * np.exp(self.factor + total / np.maximum(share, 1e-3))
+        out, there = np.zeros_like(depth), depth > 0
+        out[there] = depth[there] * np.exp(self.factor + total[there] / np.maximum(share[there], 1e-3))
+        return out
 
 
 def bend(

@@ -31,7 +31,8 @@ def image_digest(frame: PairFrame) -> str:
 
 
 def frame_digest(frame: PairFrame) -> str:
-    """Of what the encoder sees and of the masks; neither K nor the view has a part in what the network says."""
+    """Of what the encoder sees and of the masks: all that a published network is told. A masked one is told more, see
+    `hints_text`."""
     return _digest(image_digest(frame).encode(), np.packbits(frame.kept).data, np.packbits(frame.matched).data)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from dyn4d.core.errors import InputError
 
+VIEWS = ("whole", "full", "object", "square")
 FILLS = ("none", "grey", "mean", "black", "white")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -22,9 +23,10 @@ class PairConfig:
     """seqN or cycN: leave out pairs of frames further apart than N. Empty: none."""
     size: int = 512
     """Longest side in pixels of what the network is given; a multiple of 16."""
-    view: Literal["whole", "object", "square"] = "whole"
-    """whole = the frame; object = the object's box and a margin, enlarged, with the intrinsics carried along; square =
-    the same, widened to a square."""
+    view: Literal["whole", "full", "object", "square"] = "whole"
+    """whole = the frame, its longer sides' ends cut to a multiple of 16; full = all of the frame, each side scaled to
+    a multiple of 16; object = the object's box and a margin, enlarged, with the intrinsics carried along; square = the
+    same, widened to a square."""
     margin: float = 0.1
     """Of view = object or square: on each side, as a share of the box."""
     square_ok: bool = True
@@ -53,7 +55,7 @@ class PairConfig:
     def __post_init__(self) -> None:
         if self.size < 16 or self.size % 16:
             raise InputError(f"geometry.pairs.size: {self.size}; wanted a multiple of 16")
-        for name, known in (("view", ("whole", "object", "square")), ("fill", FILLS), ("precision", PRECISIONS)):
+        for name, known in (("view", VIEWS), ("fill", FILLS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 raise InputError(f"geometry.pairs.{name}: {getattr(self, name)!r}; wanted one of {', '.join(known)}")
         for name, low in (("margin", 0), ("batch", 0), ("subsample", 1), ("max_rounds", 1), ("border", 0)):

@@ -8,7 +8,7 @@ from torch import Tensor
 from dyn4d.core.types import Clip
 from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_results import PairFrame
-from dyn4d.matching.image_size import fit_view, object_view
+from dyn4d.matching.image_size import fit_view, full_view, object_view
 
 _COLOURS = {"grey": 128, "black": 0, "white": 255}
 
@@ -44,10 +44,14 @@ def make_pair_frame(image: np.ndarray, mask: np.ndarray, config: PairConfig, K: 
         view = object_view(mask, config.size, margin=config.margin, square_ok=True, thinnest=1.0)
     elif config.view == "object":
         view = object_view(mask, config.size, margin=config.margin, square_ok=config.square_ok)
+    elif config.view == "full":
+        view = full_view(width, height, config.size)
     else:
         view = fit_view(width, height, config.size, square_ok=config.square_ok)
     seen = view.image(fill_background(image, mask, config.fill))
     inside = view.mask(mask)
+    if not inside.any():  # thinner than a pixel of the view everywhere
+        inside = view.mask(mask, "nearest")
     everything = np.ones_like(inside)
     return PairFrame(
         view,

@@ -40,7 +40,8 @@ def hints_text(frame: PairFrame) -> str:
 
 def suited(network: PairNetworkConfig, config: PairConfig) -> PairConfig:
     """`config` as a network wants it: a masked one looks at squares around the object, of the size that it was trained
-    at, and at fewer pairs, as the flow ties the frames; unless something else was asked for."""
+    at, and at fewer pairs, as the flow ties the frames; unless something else than the defaults was asked for. (These
+    are those of the published networks; to ask for them by name is as not to ask.)"""
     usual = PairConfig()
     if not network.masked:
         return config

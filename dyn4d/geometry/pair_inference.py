@@ -250,7 +250,8 @@ def look_at_pairs(
     todo = [pair for pair in chosen if seen[pair[0]] and seen[pair[1]]]
     if len(todo) < len(chosen):
         gone = ", ".join(str(row) for row in range(len(frames)) if not seen[row])
-        progress.note(f"pairs: frames {gone} have an empty mask and are left out ({len(chosen) - len(todo)} pairs)")
+        gone = f"frames {gone} have an empty mask, or one too thin to be seen at this size, and are left out"
+        progress.note(f"pairs: {gone} ({len(chosen) - len(todo)} pairs)")
     for frame in frames:
         if frame.height % network.config.patch_size or frame.width % network.config.patch_size:
             raise InputError(

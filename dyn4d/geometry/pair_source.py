@@ -29,6 +29,7 @@ from dyn4d.geometry.network import PairNetwork
 from dyn4d.geometry.object_distance import object_distance
 from dyn4d.geometry.own_weights import NAME
 from dyn4d.geometry.pair_agreement import matches_off
+from dyn4d.geometry.pair_config import PairConfig
 from dyn4d.geometry.pair_frames import clip_pair_frames
 from dyn4d.geometry.pair_hints import suited
 from dyn4d.geometry.pair_inference import look_at_pairs
@@ -126,7 +127,7 @@ def frames_from_pairs(
             "mast3r: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
             "allow it (--geometry.weights FILE_OR_HUB_ID)"
         )
-    task = _Task(network, clip, config, matching or MatchingConfig(), matches, seed, progress, cache)
+    task = _Task(network, device, clip, config, matching or MatchingConfig(), matches, seed, progress, cache)
     placed, anchor, why = _place(task)
     notes = [f"mast3r: anchored on the {anchor} ({why})", *placed.notes]
     if math.isfinite(placed.alignment.pixel_error):
@@ -165,7 +166,8 @@ def _depth_maps(clip: Clip, placed: _Placed) -> LazyFrames:
         depth = placed.seen.picture(row)[0].astype(np.float32)
         if placed.object is None:
             return depth
-        return np.where(np.asarray(clip.masks[row], dtype=bool), placed.object.picture(row)[0], depth)
+        own = placed.object.picture(row)[0].astype(np.float32)
+        return np.where(np.asarray(clip.masks[row], dtype=bool), own, depth)
 
     return LazyFrames([f"depth of {name}" for name in clip.names], read)
 
@@ -175,6 +177,7 @@ class _Task:
     """What is to be done, and with what."""
 
     network: PairNetwork
+    device: torch.device | str
     clip: Clip
     config: GeometryConfig
     matching: MatchingConfig
@@ -190,8 +193,7 @@ class _Task:
             share, _ = textured_shares(Regions(replace(self.clip, depth=None), "background"))
             return share >= LEAST_TEXTURE, f"the background with texture covers {share:.0%} of the picture"
         pairs = self.config.pairs
-        view = "whole" if pairs.view == "square" else pairs.view
-        frames = clip_pair_frames(self.clip, replace(pairs, mask_confidence=True, fill="none", view=view))
+        frames = clip_pair_frames(self.clip, replace(_of_background(pairs), mask_confidence=True))
         share = float(np.median([(~_near(frame.kept)).mean() for frame in frames]))
         return share >= LEAST_BACKGROUND, f"the background covers {share:.0%} of the view"
 
@@ -200,6 +202,8 @@ def _place(task: _Task) -> tuple[_Placed, str, str]:
     """Also the anchor and why it was chosen."""
     clip, config = task.clip, task.config
     known = _known_poses(clip, config)
+    if config.anchor == "auto" and len(clip) == 1 and task.network.config.masked:
+        return _on_object(task, known), "object", "a single frame"  # there is no motion to tell apart
     if config.anchor == "object":
         return _on_object(task, known), "object", "as asked for"
     if config.anchor == "background":
@@ -225,6 +229,11 @@ def _place(task: _Task) -> tuple[_Placed, str, str]:
     if first is not None and (second.share < first.share or second.off > CONTRADICTS):
         return first, "background", f"{why}; the object does not do better"
     return second, "object", failed
+
+
+def _of_background(pairs: PairConfig) -> PairConfig:
+    """How frames are looked at where the background counts: whole, where the object would be cut out in a square."""
+    return replace(pairs, fill="none", view="full" if pairs.view == "square" else pairs.view)
 
 
 def _near(mask: np.ndarray) -> np.ndarray:
@@ -298,10 +307,11 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     what other frames say of it there holds only if it did not move. Small networks, which flow helps out, look at it by
     itself too (`_by_itself`)."""
     config = task.config
-    view = "whole" if config.pairs.view == "square" else config.pairs.view
-    objects = clip_pair_frames(task.clip, replace(config.pairs, fill="none", view=view))
+    objects = clip_pair_frames(task.clip, _of_background(config.pairs))
     everything = [np.ones_like(frame.kept) for frame in objects]
     background = [~_near(frame.kept) if config.pairs.mask_confidence else ~_near(frame.matched) for frame in objects]
+    if not any(back.any() for back in background):
+        raise RunError("there is none: the masks fill the pictures")
     frames = [replace(f, kept=all_, matched=back) for f, all_, back in zip(objects, everything, background)]
     flow = _flow(task, "background")
     results = _look(task, frames, flow)
@@ -350,8 +360,15 @@ def _look(task: _Task, frames: list[PairFrame], flow: Correspondences | None, *,
     if len(frames) > 1:
         return look_at_pairs(network, frames, pairs, matches=matches, cache=cache, progress=task.progress)
     # A single frame is looked at together with itself.
-    (result,) = look_at_pairs(network, [*frames, *frames], pairs, pairs=[(0, 1)], cache=cache)
-    return PairResultList((result,))
+    found = look_at_pairs(
+        network, [*frames, *frames], pairs, pairs=[(0, 1)], matches=matches, cache=cache, progress=task.progress
+    )  # fmt: skip
+    if not len(found):
+        raise RunError(
+            f"mast3r: the object of {task.clip.names[0]} is too thin to be seen at {pairs.size} pixels; crop the "
+            "picture around it, or give depth"
+        )
+    return PairResultList((found[0],))
 
 
 def _align(
@@ -405,7 +422,7 @@ def _flow(task: _Task, where: Where) -> Correspondences | None:
     if where == "object" and task.matches is not None:
         return from_seeds(seeds, task.matches)
     cache = None if task.cache is None else task.cache / f"flow-{where}"
-    return seed_matches(seeds, task.matching, task.seed, task.progress, cache)
+    return seed_matches(seeds, task.matching, task.seed, task.device, task.progress, cache)
 
 
 def _clip_cameras(clip: Clip, placed: _Placed) -> Camera:

@@ -48,6 +48,11 @@ class Regions:
         depth = np.asarray(self.clip.depth[row])
         return mask & np.isfinite(depth) & (depth > 0)
 
+    def shown(self) -> np.ndarray:
+        """Rows of the frames that show anything of it. Masks are looked at, neither the object's rim nor depth."""
+        known = ((np.asarray(self.clip.masks[row], dtype=bool), row) for row in range(len(self)))
+        return np.array([row for mask, row in known if (mask.any() if self.where == "object" else not mask.all())], int)
+
     def texture(self, row: int) -> np.ndarray:
         """(H, W) bool, where in the region the flow can be trusted."""
         return textured(np.asarray(self.clip.images[row]), self[row])
@@ -72,18 +77,20 @@ def pose_matching(matching: MatchingConfig) -> MatchingConfig:
 
 
 def region_matches(
-    regions: Regions, matching: MatchingConfig, seed: int, progress: Progress, cache: Path | None
-) -> Correspondences:
+    regions: Regions, matching: MatchingConfig, seed: int, device: torch.device | str, progress: Progress,
+    cache: Path | None,
+) -> Correspondences:  # fmt: skip
     """Matches between frames whose two ends lie where the pictures tell motion, in both directions.
 
     Args:
         matching: of the flow; which frames are matched, and how many matches are kept, is decided here.
-        cache: a folder for the flow of these regions.
+        device: where a network for the flow runs. cache: a folder for the flow of these regions.
     """
     asked = pose_matching(matching)
     share = min(max(textured_shares(regions)[1], LEAST_DRAWN), 1.0)  # drawn from all of the region, then sorted out
     drawn = replace(asked, max_per_pair=round(asked.max_per_pair / share))
-    found = match_clip(replace(regions.clip, masks=regions), drawn, seed, progress=progress, cache=cache)
+    clip = replace(regions.clip, masks=regions)
+    found = match_clip(clip, drawn, seed, device=device, progress=progress, cache=cache)
     return _on_texture(found, regions)
 
 
@@ -104,7 +111,8 @@ class Seeds:
     @staticmethod
     def of(regions: Regions, count: int = SEEDS) -> Seeds:
         """About `count` of them in a frame, by the largest of some frames' regions."""
-        rows = np.unique(np.linspace(0, len(regions) - 1, LOOKS).astype(int))
+        shown = regions.shown()
+        rows = shown[np.unique(np.linspace(0, len(shown) - 1, LOOKS).astype(int))] if len(shown) else shown
         area = max((int(regions[row].sum()) for row in rows), default=0)
         return Seeds(regions, max((area / count) ** 0.5, LEAST_SPACING))
 
@@ -142,12 +150,13 @@ def finds_seeds_again(matching: MatchingConfig) -> bool:
 
 
 def seed_matches(
-    seeds: Seeds, matching: MatchingConfig, seed: int, progress: Progress, cache: Path | None
-) -> Correspondences:
-    """Matches from these pixels to the frames around and farther away."""
+    seeds: Seeds, matching: MatchingConfig, seed: int, device: torch.device | str, progress: Progress,
+    cache: Path | None,
+) -> Correspondences:  # fmt: skip
+    """Matches from these pixels to the frames around and farther away. device: where a network for the flow runs."""
     asked = replace(pose_matching(matching), max_per_pair=seeds.most)
     clip = replace(seeds.regions.clip, masks=seeds.regions)
-    return match_clip(clip, asked, seed, only=seeds, enough=CARRIED, progress=progress, cache=cache)
+    return match_clip(clip, asked, seed, device=device, only=seeds, enough=CARRIED, progress=progress, cache=cache)
 
 
 def from_seeds(seeds: Seeds, found: Correspondences) -> Correspondences:

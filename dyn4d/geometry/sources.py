@@ -78,7 +78,7 @@ def solve_geometry(
 
     Args:
         matching: of the flow, where poses are solved. matches: of the flow on the object, if they are known already.
-        device: for a network.
+        device: for a network, of the geometry or the flow.
         cache: a folder for what takes long.
     """
     progress = progress or SilentProgress()
@@ -92,9 +92,11 @@ def solve_geometry(
     elif source == "pointmaps":
         from dyn4d.geometry.estimator_source import frames_from_estimate
 
-        result = frames_from_estimate(clip, config, seed, matching=matching, progress=progress, cache=cache)
+        result = frames_from_estimate(
+            clip, config, seed, matching=matching, device=device, progress=progress, cache=cache
+        )
     else:
-        result = _from_depth(clip, config, seed, matching, progress, cache)
+        result = _from_depth(clip, config, seed, matching, device, progress, cache)
     if config.source == "auto" and source != "rgbd" and clip.depth is not None and clip.cameras is None:
         unused = "the clip's depth maps are not used, as there is no K for them (cameras.json)"
         result = replace(result, notes=(f"geometry: {unused}", *result.notes))
@@ -108,6 +110,7 @@ def _from_depth(
     config: GeometryConfig,
     seed: int,
     matching: MatchingConfig | None,
+    device: torch.device | str,
     progress: Progress,
     cache: Path | None,
 ) -> GeometryResult:
@@ -115,8 +118,8 @@ def _from_depth(
     from dyn4d.geometry.rgbd import frames_from_depth
 
     cameras, notes, solved = depth_cameras(
-        clip, config, given=clip.poses_given, matching=matching, seed=seed, progress=progress,
-        cache=None if cache is None else cache / "poses",
+        clip, config, given=clip.poses_given, matching=matching, seed=seed, device=device,
+        progress=progress, cache=None if cache is None else cache / "poses",
     )  # fmt: skip
     result = frames_from_depth(replace(clip, cameras=cameras), config, progress)
     return replace(result, notes=(*notes, *result.notes), poses_solved=solved)

@@ -58,16 +58,42 @@ def to_picture(frame: PairFrame, depth: np.ndarray, conf: np.ndarray) -> tuple[n
     Between the view's pixels 1 / depth is interpolated, which is exact on a plane. A pixel of the picture has a depth
     if more than half of what is around it in the view has one.
     """
-    width, height = frame.view.source
-    grid = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy"), -1).double() + 0.5
-    at = frame.view.to_view(grid)
-    inside = frame.view.inside(grid).numpy()
-    at = 2 * at / torch.tensor([depth.shape[1], depth.shape[0]], dtype=torch.float64) - 1
+    size = frame.view.source
+    across, down = (_Taps.along(axis, frame, size[axis], depth.shape[1 - axis]) for axis in (0, 1))
     known = depth > 0
     tables = np.stack([np.where(known, 1 / np.where(known, depth, 1), 0), np.where(known, conf, 0), known])
-    inverse, sure, share = torch.nn.functional.grid_sample(
-        torch.from_numpy(tables)[None], at[None], mode="bilinear", padding_mode="border", align_corners=False
-    )[0].numpy()
-    usable = inside & (share > 0.5)
+    inverse, sure, share = across.of(down.of(tables.transpose(0, 2, 1)).transpose(0, 2, 1))
+    usable = share > 0.5
     safe = np.where(usable, share, 1.0)
-    return np.where(usable, safe / np.where(usable, inverse, 1.0), 0.0), np.where(usable, sure / safe, 0.0)
+    out = np.zeros((2, size[1], size[0]))
+    out[0, down.where, across.where] = np.where(usable, safe / np.where(usable, inverse, 1.0), 0.0)
+    out[1, down.where, across.where] = np.where(usable, sure / safe, 0.0)
+    return out[0], out[1]
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """Linear interpolation along one axis of a view, at the pixels of its picture that it shows.
+
+    Attributes:
+        where: those pixels. low, high: (n,) the view's pixels around each. share: (n,) weight of the second.
+    """
+
+    where: slice
+    low: np.ndarray
+    high: np.ndarray
+    share: np.ndarray
+
+    @staticmethod
+    def along(axis: int, frame: PairFrame, pixels: int, count: int) -> _Taps:
+        """Of a picture with so many pixels along x (0) or y (1) and a view with `count`."""
+        at = frame.view.scale[axis] * (np.arange(pixels) + 0.5) + frame.view.offset[axis]
+        inside = np.flatnonzero((at >= 0) & (at < count))
+        place = (at[inside] - 0.5).clip(0, count - 1)
+        low = place.astype(np.int64)
+        where = slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+        return _Taps(where, low, np.minimum(low + 1, count - 1), place - low)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """(..., n) at these pixels, of values (..., count)."""
+        return values[..., self.low] * (1 - self.share) + values[..., self.high] * self.share

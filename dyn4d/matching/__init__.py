@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dyn4d.matching.flow_pair import FlowMatcher as FlowMatcher
     from dyn4d.matching.image_size import InputView as InputView
     from dyn4d.matching.image_size import fit_view as fit_view
+    from dyn4d.matching.image_size import full_view as full_view
     from dyn4d.matching.image_size import object_view as object_view
     from dyn4d.matching.merge import merge_matches as merge_matches
     from dyn4d.matching.nearest import exact_reciprocal_matches as exact_reciprocal_matches
@@ -40,6 +41,7 @@ _WHERE = {
     "match_coarse_to_fine": "coarse_to_fine",
     "InputView": "image_size",
     "fit_view": "image_size",
+    "full_view": "image_size",
     "object_view": "image_size",
     "match_clip": "flow",
     "match_frames": "clip_matching",

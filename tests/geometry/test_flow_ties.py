@@ -166,6 +166,32 @@ def test_seeds_are_spread_over_what_has_texture() -> None:
     assert not Seeds.of(Regions(replace(clip, masks=[~mask & mask] * 2), "object"))[0].any()
 
 
+def test_seeds_are_as_far_apart_where_the_object_shows_only_for_a_while() -> None:
+    image = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    mask = np.zeros((96, 128), dtype=bool)
+    mask[16:80, 16:112] = True
+    count, times = 30, np.arange(30.0)
+    shown = [mask if 13 <= row < 16 else mask & False for row in range(count)]
+    clip = Clip(
+        name="one", source=Path("one"), images=[image] * count, masks=shown, frames=np.arange(count),
+        timeline=Timeline(times, times, tuple(f"{row}" for row in range(count))), width=128, height=96,
+    )  # fmt: skip
+    always = replace(clip, masks=[mask] * count)
+    assert Seeds.of(Regions(clip, "object"), 96).spacing == Seeds.of(Regions(always, "object"), 96).spacing
+    nowhere = Seeds.of(Regions(replace(clip, masks=[mask | True] * count), "background"))
+    assert not nowhere[0].any()
+
+
+def test_matches_that_the_views_do_not_see_tie_nothing() -> None:
+    scene = ball(0.0)
+    given = exact(scene, [(0, 1), (1, 2), (2, 3)], step=2)
+    assert ties_all(given, scene.frames)
+    blind = [replace(f, matched=f.matched & (row != 2)) for row, f in enumerate(scene.frames)]
+    assert not ties_all(given, blind)
+    off = torch.where(given.frame_a == 2, 1e4, 0.0)[:, None]
+    assert not ties_all(replace(given, xy_a=given.xy_a + off), scene.frames)
+
+
 def test_matches_of_seeds_have_one_depth_for_all_frames() -> None:
     scene = ball(0.0)
     given = exact(scene, [(0, 1), (0, 2), (1, 0)])

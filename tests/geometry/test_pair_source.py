@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dyn4d.config import Options, with_clip
 from dyn4d.core.cameras import invert_rigid, transform
-from dyn4d.core.errors import InputError
+from dyn4d.core.errors import InputError, RunError
 from dyn4d.core.rotations import rotation_angle, similarity_fit
 from dyn4d.core.types import Camera, Clip, GeometryResult, PairPrediction, Timeline
 from dyn4d.geometry import pair_source
@@ -279,6 +279,29 @@ def test_one_frame(truth: Truth, oracle: Oracle, alignment: Any, anchor: Any) ->
     assert not any("pairs" in note or "others" in note for note in result.notes)
     assert len(result.cameras) == 1 and len(result.points) > 0.8 * truth.object_mask[0].sum()
     torch.testing.assert_close(result.cameras.world_from_cam[0], torch.eye(4, dtype=torch.float64))
+
+
+def test_a_thin_object_is_seen_and_one_that_is_too_thin_is_named(truth: Truth, oracle: Oracle) -> None:
+    config = PairConfig(view="square", size=112)
+    stick = np.zeros((1080, 1920), bool)
+    stick[500:506, 400:1400] = True
+    frame = make_pair_frame(np.zeros((1080, 1920, 3), np.uint8), stick, config)
+    assert not frame.view.mask(stick).any() and 80 < frame.kept.sum() < 120
+    alone = Truth(truth.K[:1], truth.world_from_cam[:1], truth.depth[:1], truth.object_mask[:1])
+    dot = np.zeros((HEIGHT, WIDTH), bool)
+    dot[0, 0] = True
+    coarse = replace(CONFIG, pairs=replace(PAIRS, view="full", size=16))
+    with pytest.raises(RunError, match=r"the object of 00000 is too thin to be seen at 16 pixels; crop"):
+        frames_from_pairs(replace(clip_of(alone), masks=[dot]), replace(coarse, anchor="object"))
+
+
+def test_where_masks_fill_the_pictures_no_background_is_looked_at(truth: Truth, oracle: Oracle) -> None:
+    everything = replace(clip_of(truth, poses=True), masks=[np.ones((HEIGHT, WIDTH), bool)] * COUNT)
+    with pytest.raises(RunError, match="the masks fill the pictures"):
+        frames_from_pairs(everything, replace(CONFIG, anchor="background"))
+    assert oracle.pairs_seen == 0
+    found = frames_from_pairs(everything, CONFIG)
+    assert any("anchored on the object" in note and "the masks fill" in note for note in found.notes)
 
 
 def test_the_second_time_the_network_is_not_asked(truth: Truth, oracle: Oracle, tmp_path: Path) -> None:

@@ -52,6 +52,20 @@ def test_a_clip_without_depth_takes_them_and_one_with_depth_does_not(tmp_path: P
     assert choose_source(load_clip(bare), given) == "mast3r"
 
 
+def test_a_single_picture_is_looked_at_where_its_object_is(tmp_path: Path) -> None:
+    scene = build_scene("creature", frames=1, size=192, background="room")
+    clip = load_clip(write_scene(scene, tmp_path, truth=False).clip)
+    true, mask = np.asarray(clip.depth[0], dtype=np.float64), np.asarray(clip.masks[0], dtype=bool)
+    bare = replace(clip, depth=None, cameras=None, all_cameras=None, poses_given=False)
+    found = frames_from_pairs(bare, GeometryConfig(source="mast3r"))
+    assert "anchored on the object (a single frame)" in " ".join(found.notes)
+    assert len(found.points) > 0.9 * mask.sum()
+    x, y = found.points.xy.floor().long().unbind(-1)
+    off = np.log(found.points.xyz[:, 2].numpy() / true[y, x])
+    flat = np.log(true[mask])
+    assert np.median(np.abs(off - np.median(off))) < 0.8 * np.median(np.abs(flat - np.median(flat)))
+
+
 @pytest.mark.slow
 def test_a_body_that_walks_keeps_its_distances_and_comes_out_better_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

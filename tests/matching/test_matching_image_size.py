@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from dyn4d.core.errors import InputError
 from dyn4d.core.types import Camera
-from dyn4d.matching.image_size import InputView, fit_view, object_view
+from dyn4d.matching.image_size import InputView, fit_view, full_view, object_view
 
 
 def test_sizes_are_the_published_ones(reference: Path) -> None:
@@ -43,12 +43,27 @@ def test_sizes_by_hand() -> None:
     assert fit_view(640, 480, 224).resized == (299, 224)
 
 
+def test_nothing_of_a_full_view_is_cut_off() -> None:
+    for width, height, size, wanted in (
+        (1920, 1080, 512, (512, 288)), (1920, 1080, 112, (112, 64)), (480, 854, 112, (64, 112)),
+        (2000, 20, 112, (112, 16)), (100, 100, 112, (112, 112)),
+    ):  # fmt: skip
+        view = full_view(width, height, size)
+        assert (view.width, view.height) == wanted and view.box == (0, 0, width, height)
+        corners = torch.tensor([[0.0, 0], [width, height]], dtype=torch.float64)
+        torch.testing.assert_close(view.to_view(corners)[1], torch.tensor(wanted, dtype=torch.float64))
+    with pytest.raises(InputError, match="multiple of 16"):
+        full_view(100, 100, 100)
+
+
 @st.composite
 def views(draw: st.DrawFn) -> InputView:
     width, height = draw(st.integers(40, 700)), draw(st.integers(40, 700))
     if draw(st.booleans()):
         sizes = [224, 512, 64] if max(width, height) < 3 * min(width, height) else [224, 512]  # else nothing is left
         return fit_view(width, height, draw(st.sampled_from(sizes)), square_ok=draw(st.booleans()))
+    if draw(st.booleans()):
+        return full_view(width, height, draw(st.sampled_from([112, 512])))
     left, top = draw(st.integers(0, width - 1)), draw(st.integers(0, height - 1))
     mask = np.zeros((height, width), dtype=bool)
     mask[top : draw(st.integers(top + 1, height)), left : draw(st.integers(left + 1, width))] = True
