@@ -55,6 +55,7 @@ def test_a_clip_without_depth_takes_them_and_one_with_depth_does_not(tmp_path: P
 def test_a_single_picture_is_looked_at_where_its_object_is(tmp_path: Path) -> None:
     scene = build_scene("creature", frames=1, size=192, background="room")
     clip = load_clip(write_scene(scene, tmp_path, truth=False).clip)
+    assert clip.depth is not None
     true, mask = np.asarray(clip.depth[0], dtype=np.float64), np.asarray(clip.masks[0], dtype=bool)
     bare = replace(clip, depth=None, cameras=None, all_cameras=None, poses_given=False)
     found = frames_from_pairs(bare, GeometryConfig(source="mast3r"))

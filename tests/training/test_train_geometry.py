@@ -175,7 +175,8 @@ def test_single_views_are_learnt_first_and_then_pairs() -> None:
     trainer.samples = 100
     pairs = trainer.train_step()
     assert pairs["matches"] != 0
-    assert pairs["loss"] == pytest.approx(sum(pairs[name] for name in ("points", "matches", "relief", "depth")), rel=1e-5)
+    parts = ("points", "matches", "relief", "depth")
+    assert pairs["loss"] == pytest.approx(sum(pairs[name] for name in parts), rel=1e-5)
     assert replace(config, alone=0.0).alone_samples == 0
 
 
