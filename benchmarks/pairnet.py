@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from running import add_reference, need_reference
 
 CLIPS = ("gt_fox_run", "gt_cesiumman_walk", "gt_snake_dance", "gt_horse_room")
 GAPS = (1, 4, 8, 16)
@@ -226,7 +226,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4, help="of a clip and gap")
     parser.add_argument("--clips", nargs="+", default=list(CLIPS))
     parser.add_argument("--frames")
-    parser.add_argument("--reference", type=Path, default=Path(os.environ.get("DYN4D_REFERENCE", "../shared")))
+    add_reference(parser)
     parser.add_argument("--curve", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, default=Path("curve.svg"))
     parser.add_argument("--json", type=Path)
@@ -237,13 +237,14 @@ def main() -> None:
     if given.speed:
         results["speed"] = speed(given.threads, given.size)
     if given.weights:
+        reference = need_reference(parser, given.reference)
         torch.set_num_threads(given.threads)
         if "views" in given.parts:
-            results["views"] = views(given.weights, given.reference, given.clips, given.pairs)
+            results["views"] = views(given.weights, reference, given.clips, given.pairs)
         if "matches" in given.parts:
-            results["matches"] = matches(given.weights, given.reference, given.pairs)
+            results["matches"] = matches(given.weights, reference, given.pairs)
         if "clips" in given.parts:
-            results["clips"] = whole_clips(given.weights, given.reference, given.clips, given.frames)
+            results["clips"] = whole_clips(given.weights, reference, given.clips, given.frames)
     if given.json:
         given.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
 

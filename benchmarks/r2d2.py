@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import cv2
 import numpy as np
 import torch
 from matching import Drawn, draw, true_points
+from running import add_reference, need_reference
 
 from dyn4d.core.cameras import project, unproject
 from dyn4d.io.clips import load_clip
@@ -228,7 +228,7 @@ def show(tables: dict[str, list[dict[str, float | str | int]]], *, clips: bool) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", nargs="+", default=["small"])
-    parser.add_argument("--reference", type=Path, default=Path(os.environ.get("DYN4D_REFERENCE", "../shared")))
+    add_reference(parser)
     parser.add_argument("--kinds", nargs="+", default=["room", "own", "plane"], choices=["room", "own", "plane"])
     parser.add_argument("--pairs", type=int, default=6, help="of a clip and gap")
     parser.add_argument("--clips", action="store_true", help="a row for each clip too")
@@ -237,11 +237,11 @@ def main() -> None:
     torch.set_num_threads(1)
     cases: list[Case] = []
     if "room" in args.kinds:
-        cases += room_cases(args.reference, args.pairs)
+        cases += room_cases(need_reference(parser, args.reference), args.pairs)
     if "own" in args.kinds:
         cases += own_cases(args.pairs)
     if "plane" in args.kinds:
-        cases += plane_cases(args.reference, args.pairs)
+        cases += plane_cases(need_reference(parser, args.reference), args.pairs)
     tables = {}
     for name in args.weights:
         matcher = R2D2Matcher(load_r2d2(None if name == "small" else name))

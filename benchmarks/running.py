@@ -37,6 +37,13 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", type=Path, default=os.environ.get("DYN4D_REFERENCE"))
 
 
+def need_reference(parser: argparse.ArgumentParser, given: Path | None) -> Path:
+    """The folder of the reference data; ends with a usage error where none is said."""
+    if given is None:
+        parser.error("the reference data are needed: give --reference DIR, or set DYN4D_REFERENCE")
+    return given
+
+
 def label(*parts: object, extra: list[str]) -> str:
     """A folder's name for a run."""
     return "-".join([*map(str, parts), *(word.strip("-").replace("/", "_") for word in extra)])

@@ -16,7 +16,7 @@ class GeometryConfig:
 
     source: Literal["auto", "rgbd", "mast3r", "pointmaps"] = "auto"
     """auto = pointmaps that are named; else rgbd where the clip has depth maps and K; else pointmaps where they lie in
-    the clip folder; else mast3r where there are weights."""
+    the clip folder; else mast3r, with dyn4d's own small network unless weights are named."""
     weights: str = ""
     """Of mast3r: a file or folder of weights, a model's id on the hub, or small, dyn4d's own, where this copy
     has them. Empty: small, where nothing else gives the geometry."""
