@@ -254,6 +254,11 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
     """Matching and alignment on the object alone: its rigid motion goes into the poses, as far as these may change."""
     config = task.config
     frames = clip_pair_frames(task.clip, config.pairs)
+    shown = [row for row, frame in enumerate(frames) if frame.kept.any()]
+    if len(frames) > 1 and len(shown) == 1:
+        row, name = task.clip.frames[shown[0]], task.clip.names[shown[0]]
+        alone = f"--frames {row}:{row + 1}"
+        raise RunError(f"only frame {name} shows the object: take it alone ({alone}), or mend the masks")
     flow = _flow(task, "object")
     stays = known is not None and config.poses == "given" and len(frames) > 1
     results = _look(task, frames, flow, matches=stays)

@@ -295,6 +295,12 @@ def test_a_thin_object_is_seen_and_one_that_is_too_thin_is_named(truth: Truth, o
         frames_from_pairs(replace(clip_of(alone), masks=[dot]), replace(coarse, anchor="object"))
 
 
+def test_a_clip_of_which_one_frame_shows_the_object_says_so(truth: Truth, oracle: Oracle) -> None:
+    masks = [mask & (row == 3) for row, mask in enumerate(truth.object_mask)]
+    with pytest.raises(RunError, match=r"only frame 00003 shows the object: take it alone \(--frames 3:4\)"):
+        frames_from_pairs(replace(clip_of(truth), masks=masks), replace(CONFIG, anchor="object"))
+
+
 def test_where_masks_fill_the_pictures_no_background_is_looked_at(truth: Truth, oracle: Oracle) -> None:
     everything = replace(clip_of(truth, poses=True), masks=[np.ones((HEIGHT, WIDTH), bool)] * COUNT)
     with pytest.raises(RunError, match="the masks fill the pictures"):
