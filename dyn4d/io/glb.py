@@ -56,7 +56,8 @@ class _Builder:
     """A glTF document as it grows: one buffer, one node that turns the axes, everything else below it."""
 
     def __init__(self, turn: np.ndarray) -> None:
-        root = gltf.Node(name="world", matrix=_matrix(turn), children=[])
+        # not "world": readers that name their own base frame so (trimesh 4) would pass over the turn
+        root = gltf.Node(name="upright", matrix=_matrix(turn), children=[])
         self.root = root
         self.document = gltf.GLTF2(
             asset=gltf.Asset(version="2.0", generator="dyn4d"), scene=0, scenes=[gltf.Scene(nodes=[0])], nodes=[root]

@@ -120,7 +120,7 @@ def _document(rows: Rows, parts: list[Part], offsets: list[int], low: np.ndarray
     gaussians = pf.is_gaussian(rows.names)
     out: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": f"dyn4d {__version__}"}, "scene": 0, "scenes": [{"nodes": [0]}],
-        "nodes": [{"name": "world"}],
+        "nodes": [{"name": "gaussians" if gaussians else "points"}],
     }  # fmt: skip
     if not rows.count:
         return out

@@ -166,8 +166,8 @@ MODGS = DeformationConfig(kind="modgs", steps=10, pairs_per_step=1, points_per_p
 def test_a_published_fit_learns_repeats_and_resumes(tmp_path: Path) -> None:
     whole = fit(MODGS)
     assert isinstance(whole.field, PublishedField)
-    curve = [loss for _, loss in whole.curves["transport"]]
-    assert curve[-1] < curve[0]
+    curve = [loss for _, loss in fit(replace(MODGS, steps=100)).curves["transport"]]
+    assert min(curve[1:]) < curve[0] / 2
     with pytest.raises(Stop):
         fit(MODGS, tmp_path / "state", StopsHalfWay())
     resumed = fit(MODGS, tmp_path / "state").field

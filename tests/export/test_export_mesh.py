@@ -210,7 +210,8 @@ def test_trimesh_opens_the_mesh_at_its_own_frame(tmp_path):
     (mesh,) = scene.geometry.values()
     np.testing.assert_allclose(mesh.vertices, vertices[0], atol=1e-6)
     np.testing.assert_array_equal(mesh.faces, faces)
-    turned = scene.to_geometry().vertices  # world up is +z, glTF's +y
+    (node,) = scene.graph.nodes_geometry
+    turned = trimesh.transform_points(mesh.vertices, scene.graph[node][0])  # world up is +z, glTF's +y
     np.testing.assert_allclose(turned[:, 1], vertices[0][:, 2], atol=1e-5)
 
 
