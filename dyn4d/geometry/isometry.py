@@ -169,23 +169,24 @@ class Distances:
 
 
 def even_out(
-    measured: MeasuredDepth, masks: FrameReader, matches: Correspondences, K: Tensor, *, seed: int = 0,
+    measured: Sequence[MeasuredDepth], masks: FrameReader, matches: Correspondences, K: Tensor, *, seed: int = 0,
     progress: Progress | None = None,
 ) -> EvenDepth | None:  # fmt: skip
     """The object's depth with distances on it kept over time; None where too little is matched to say.
 
-    It begins with the depth that was measured as if the object were rigid, or with the network's own where distances
-    are kept better there.
+    It begins with that of the depths which keeps distances best: those that were measured as if the object were rigid,
+    the network's believed more or less beside it, and the network's own.
 
     Args:
-        measured: T depth maps. masks: T of (H, W) bool. matches: on the object, in pixels of the pictures.
+        measured: of T depth maps, one or several; the cameras go with the first. masks: T of (H, W) bool.
+        matches: on the object, in pixels of the pictures.
         K: (T, 3, 3). seed: of the choice of pairs. progress: is told of each step.
     """
     lens = K.double().cpu().numpy()
     frame = torch.stack([matches.frame_a, matches.frame_b]).long().cpu().numpy()
     xy = torch.stack([matches.xy_a, matches.xy_b]).double().cpu().numpy()
-    bent = any(curve is not None for curve in measured.bends)
-    starts = (measured, measured.unbent()) if bent else (measured,)
+    bent = any(curve is not None for curve in measured[0].bends)
+    starts = (*measured, measured[0].unbent()) if bent else tuple(measured)
     readings = _read(starts, masks, frame, xy, lens)
     made = [_distances(reading, frame, xy, lens, seed) for reading in readings]
     costs = [math.inf if one is None else float(one.cost()) for one in made]

@@ -4,7 +4,7 @@ A small network knows how a surface goes on from pixel to pixel better than whic
 a thing that moves mostly as a rigid one say the latter, at some pixels, with some of them wrong (limbs move by
 themselves). So the logarithm of what the network's depth is multiplied by is as smooth as it can be over the object
 (membrane: least squares of the steps from cell to cell) and near what was measured, robustly. How much the network's
-own depth is believed beside it follows from how well it explains the points that are measured best.
+own depth is to be believed beside it, nothing tells here: there is a result for each of some answers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ EXACT = 0.005  # of its depth: no measured point is believed more
 WEIGHT = 0.01  # of its depth: a point known so well weighs as much as STIFF · 1 step from cell to cell
 STIFF = 3.0
 KEEPS = 3e-3  # weight of the network's own depth in each cell: it decides where nothing near is measured
-TRUST = 3.0  # times what its pixels tell: how unsure a measured point is taken to be beside a good network
-WORTH = (1.0, 0.7)  # what a bad and a good network leave unexplained of what is measured, over what a plane leaves
-AGREE = 0.5  # of a point's matches, where networks are judged by it
-SURE = 0.03  # of its depth: the same of how well it is known
+TRUSTS = (1.0, 1.7, 3.0, 6.0)  # times what its pixels tell: how unsure a measured point is taken to be
 USUAL = 0.03  # logarithm of the depth: a point so far from those around it counts half
 ROUNDS = 4
 LEAST = 10  # measured points that a frame needs
@@ -155,8 +152,8 @@ class MeasuredDepth:
 
 def through_matches(
     said: ViewDepth, rest: ViewDepth, masks: FrameReader, matches: Correspondences, cameras: Camera
-) -> MeasuredDepth:
-    """A network's depth bent through what matches measure.
+) -> list[MeasuredDepth]:
+    """A network's depth bent through what matches measure, believing these less and less (`TRUSTS`).
 
     Args:
         said: of the network. rest: for frames with too few matches. masks: T of (H, W) bool. matches: on the object, in
@@ -164,40 +161,15 @@ def through_matches(
     """
     seen = triangulate(matches, cameras)
     close = seen.close(CLOSE)
-    trust = trust_in(unexplained(said, seen))
-    bends = [_bend_of(seen, close & (seen.frame == row), said, masks[row], row, trust) for row in range(len(cameras))]
+    bends = [_bends_of(seen, close & (seen.frame == row), said, masks[row], row) for row in range(len(cameras))]
     agree = float(seen.agree.mean()) if len(seen.agree) else 0.0
-    return MeasuredDepth(said, bends, rest, agree=agree)
+    return [MeasuredDepth(said, of_all, rest, agree=agree) for of_all in zip(*bends)]
 
 
-def unexplained(said: ViewDepth, seen: SeenAgain) -> float:
-    """How far a network's depth is from the points that are measured best, over how far a plane is from them: medians
-    in each frame, after one factor, of the logarithms. 1 = no better than a plane, also where there are no such points.
-    """
-    good = seen.close(SURE) & (seen.agree > AGREE)
-    off = np.zeros(2)  # of the network, of a plane
-    for frame in range(len(said.frames)):
-        rows = good & (seen.frame == frame)
-        if int(rows.sum()) < 2 * LEAST:
-            continue
-        depth = said.picture(frame)[0]
-        column, line = seen.xy[rows].long().numpy().T
-        own = depth[line.clip(0, depth.shape[0] - 1), column.clip(0, depth.shape[1] - 1)]
-        measured = 1 / seen.inverse[rows].numpy()[own > 0]
-        if len(measured) >= 2 * LEAST:
-            logs = np.log(measured) - np.log(own[own > 0]), np.log(measured)
-            off += [float(np.median(np.abs(v - np.median(v)))) for v in logs]
-    return float(off[0] / off[1]) if off[1] > 0 else 1.0
-
-
-def trust_in(unexplained: float) -> float:
-    """1 for a bad network to `TRUST` for a good one, in between by its logarithm."""
-    return float(TRUST ** np.clip((WORTH[0] - unexplained) / (WORTH[0] - WORTH[1]), 0, 1))
-
-
-def _bend_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int, trust: float) -> Bend | None:
+def _bends_of(seen: SeenAgain, rows: Tensor, said: ViewDepth, mask: np.ndarray, frame: int) -> list[Bend | None]:
+    """One for each of `TRUSTS`."""
     if int(rows.sum()) < LEAST:
-        return None
+        return [None] * len(TRUSTS)
     inverse, sigma = seen.inverse[rows].numpy(), seen.sigma[rows].numpy()
-    return bend(said.picture(frame)[0], np.asarray(mask, dtype=bool), seen.xy[rows].numpy(), 1 / inverse,
-                sigma / inverse, trust)  # fmt: skip
+    depth, inside, xy = said.picture(frame)[0], np.asarray(mask, dtype=bool), seen.xy[rows].numpy()
+    return [bend(depth, inside, xy, 1 / inverse, sigma / inverse, trust) for trust in TRUSTS]

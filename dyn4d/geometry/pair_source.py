@@ -269,22 +269,24 @@ def _on_object(task: _Task, known: Tensor | None) -> _Placed:
         return placed
     lens = _clip_cameras(task.clip, placed)
     if stays:  # it moves by itself: at poses that are not its own nothing of it is measured
-        return _evened(task, placed, MeasuredDepth(placed.seen, [None] * len(frames), placed.seen), flow, lens)
+        return _evened(task, placed, [MeasuredDepth(placed.seen, [None] * len(frames), placed.seen)], flow, lens)
     said = ViewDepth.of_kept(frames, *_network_depth(frames, results, config.subsample))
     measured = through_matches(said, placed.seen, task.clip.masks, flow, lens)
-    found = _evened(task, replace(placed, object=measured), measured, flow, lens)
+    found = _evened(task, replace(placed, object=measured[0]), measured, flow, lens)
     if not isinstance(found.object, EvenDepth):
         return found
     poses = found.object.moved(placed.alignment.world_from_cam)
     return replace(found, alignment=replace(placed.alignment, world_from_cam=poses))
 
 
-def _evened(task: _Task, placed: _Placed, measured: MeasuredDepth, flow: Correspondences, lens: Camera) -> _Placed:
+def _evened(
+    task: _Task, placed: _Placed, measured: list[MeasuredDepth], flow: Correspondences, lens: Camera
+) -> _Placed:
     """With depth whose distances on the object are the same at all times, unless it moves as one.
 
-    measured: what is bent. flow: on the object.
+    measured: what it may begin with. flow: on the object.
     """
-    if measured.agree > AS_ONE:
+    if measured[0].agree > AS_ONE:
         return placed
     even = even_out(measured, task.clip.masks, flow, lens.K, seed=task.seed, progress=task.progress)
     if even is None:

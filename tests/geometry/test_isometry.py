@@ -110,7 +110,7 @@ def errors(found: EvenDepth | MeasuredDepth, hinge: Hinge) -> tuple[float, float
 def test_relief_and_distance_of_each_frame_come_out_of_what_does_not_stretch(hinge: Hinge) -> None:
     start = measured(wrong(hinge, 0.2, 0.05), hinge.masks)
     before = errors(start, hinge)
-    found = even_out(start, hinge.masks, hinge.matches, K)
+    found = even_out([start], hinge.masks, hinge.matches, K)
     assert found is not None
     within, drift = errors(found, hinge)
     assert within < 0.5 * before[0] and drift < 0.35 * before[1]
@@ -121,7 +121,7 @@ def test_relief_and_distance_of_each_frame_come_out_of_what_does_not_stretch(hin
 
 
 def test_what_is_right_stays_so(hinge: Hinge) -> None:
-    found = even_out(measured(hinge.depth, hinge.masks), hinge.masks, hinge.matches, K)
+    found = even_out([measured(hinge.depth, hinge.masks)], hinge.masks, hinge.matches, K)
     assert found is not None
     within, drift = errors(found, hinge)
     assert within < 0.01 and drift < 0.01
@@ -132,7 +132,7 @@ def test_matches_that_are_wrong_do_little(hinge: Hinge) -> None:
     off = torch.from_numpy(
         np.where(rng.random((len(hinge.matches), 1)) < 0.15, rng.normal(0, 12, (len(hinge.matches), 2)), 0)
     )
-    found = even_out(measured(wrong(hinge, 0.2, 0.05), hinge.masks), hinge.masks,
+    found = even_out([measured(wrong(hinge, 0.2, 0.05), hinge.masks)], hinge.masks,
                      replace(hinge.matches, xy_b=hinge.matches.xy_b + off), K)  # fmt: skip
     assert found is not None
     within, drift = errors(found, hinge)
@@ -145,7 +145,7 @@ def test_noise_of_the_matches_does_not_shake_the_relief(hinge: Hinge, monkeypatc
     off = []
     for calm in (isometry.CALM, 0.0):
         monkeypatch.setattr(isometry, "CALM", calm)
-        found = even_out(measured(hinge.depth, hinge.masks), hinge.masks, noisy, K)
+        found = even_out([measured(hinge.depth, hinge.masks)], hinge.masks, noisy, K)
         assert found is not None
         off.append(errors(found, hinge)[0])
     assert off[0] < 0.8 * off[1]
@@ -156,15 +156,24 @@ def test_it_begins_with_what_keeps_distances_better(hinge: Hinge) -> None:
     known = np.ones((2, 2), bool)
     bad: list[Bend | None] = [Bend(0.1, (-1) ** i * tilt, known) for i in range(FRAMES)]
     start = measured(hinge.depth, hinge.masks, bad)
-    found = even_out(start, hinge.masks, hinge.matches, K)
+    found = even_out([start], hinge.masks, hinge.matches, K)
     assert found is not None and found.source is not start
     assert errors(found, hinge)[0] < 0.01
     assert np.median(found.picture(0)[0][hinge.masks[0]] / hinge.depth[0][hinge.masks[0]]) == pytest.approx(
         np.exp(0.1), rel=0.02
     )
     good = measured(hinge.depth, hinge.masks)
-    kept = even_out(good, hinge.masks, hinge.matches, K)
+    kept = even_out([good], hinge.masks, hinge.matches, K)
     assert kept is not None and kept.source is good
+
+
+def test_of_several_depths_it_begins_with_the_one_that_keeps_distances_best(hinge: Hinge) -> None:
+    """The cameras go with the first all the same."""
+    starts = [measured([2 ** (tilt > 0.2) * depth for depth in wrong(hinge, tilt, 0.0)], hinge.masks)
+              for tilt in (0.3, 0.05, 0.15)]  # fmt: skip
+    found = even_out(starts, hinge.masks, hinge.matches, K)
+    assert found is not None and found.source is starts[1]
+    np.testing.assert_allclose(found.back[:, 2], [np.mean(depth[depth > 0]) for depth in hinge.depth], rtol=0.1)
 
 
 def test_frames_that_nothing_ties_go_with_those_around_them(hinge: Hinge) -> None:
@@ -173,7 +182,7 @@ def test_frames_that_nothing_ties_go_with_those_around_them(hinge: Hinge) -> Non
     alone = torch.ones(len(hinge.matches), dtype=torch.bool)
     for frame in (hinge.matches.frame_a, hinge.matches.frame_b):
         alone &= frame != 9
-    found = even_out(start, hinge.masks, hinge.matches.select(torch.nonzero(alone).squeeze(-1)), K)
+    found = even_out([start], hinge.masks, hinge.matches.select(torch.nonzero(alone).squeeze(-1)), K)
     assert found is not None
     assert errors(found, hinge)[1] < 0.02
 
@@ -186,7 +195,7 @@ def test_a_frame_with_matches_too_few_to_compare_goes_with_those_around_it_too(h
     first = torch.zeros_like(of_it)
     for pair in code.unique():  # five of each two frames are less than are compared
         first[torch.nonzero(code == pair).squeeze(-1)[:5]] = True
-    found = even_out(start, hinge.masks, hinge.matches.select(torch.nonzero(~of_it | first).squeeze(-1)), K)
+    found = even_out([start], hinge.masks, hinge.matches.select(torch.nonzero(~of_it | first).squeeze(-1)), K)
     assert found is not None
     assert errors(found, hinge)[1] < 0.02
 
@@ -194,24 +203,24 @@ def test_a_frame_with_matches_too_few_to_compare_goes_with_those_around_it_too(h
 def test_an_empty_frame_and_too_few_matches(hinge: Hinge) -> None:
     masks = [mask & (row != 5) for row, mask in enumerate(hinge.masks)]
     depths = [depth * mask for depth, mask in zip(wrong(hinge, 0.2, 0.05), masks)]
-    found = even_out(measured(depths, masks), masks, hinge.matches, K)
+    found = even_out([measured(depths, masks)], masks, hinge.matches, K)
     assert found is not None and found.stretches[5] is None
     assert not found.picture(5)[0].any() and np.isfinite(found.back).all() and not found.back[5].any()
     lens = K.clone()
     lens[7] = torch.nan  # of a frame that nothing is known of
-    blind = even_out(measured(depths, masks), masks, hinge.matches, lens)
+    blind = even_out([measured(depths, masks)], masks, hinge.matches, lens)
     assert blind is not None and all(np.isfinite(blind.picture(row)[0]).all() for row in range(FRAMES))
     assert np.isfinite(blind.back).all()
     few = hinge.matches.select(torch.arange(5))
-    assert even_out(measured(depths, masks), masks, few, K) is None
-    assert even_out(measured(depths, masks), masks, Correspondences.empty(), K) is None
+    assert even_out([measured(depths, masks)], masks, few, K) is None
+    assert even_out([measured(depths, masks)], masks, Correspondences.empty(), K) is None
     nothing = [np.zeros((HEIGHT, WIDTH), bool)] * FRAMES
-    assert even_out(measured([0 * d for d in depths], nothing), nothing, hinge.matches, K) is None
+    assert even_out([measured([0 * d for d in depths], nothing)], nothing, hinge.matches, K) is None
 
 
 def test_cameras_follow_so_that_the_object_stays(hinge: Hinge) -> None:
     start = measured(wrong(hinge, 0.0, 0.08), hinge.masks)
-    found = even_out(start, hinge.masks, hinge.matches, K)
+    found = even_out([start], hinge.masks, hinge.matches, K)
     assert found is not None
     eye, middle = torch.tensor([[1.0, -0.5, -3.0], [0, 0, 0]], dtype=torch.float64)
     up = torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64)
@@ -236,7 +245,7 @@ def test_cameras_follow_from_the_measured_depth_where_the_other_is_taken(hinge: 
     whole = [float(np.median(depth[depth > 0])) for depth in hinge.depth]
     bends: list[Bend | None] = [Bend(np.log(each), (-1) ** i * tilt, known) for i, each in enumerate(whole)]
     start = measured([depth / each for depth, each in zip(hinge.depth, whole)], hinge.masks, bends)
-    found = even_out(start, hinge.masks, hinge.matches, K)
+    found = even_out([start], hinge.masks, hinge.matches, K)
     assert found is not None and found.source is not start
     for row in range(FRAMES):
         measured_at, found_at = (np.mean(each.picture(row)[0][hinge.masks[row]]) for each in (start, found))
@@ -245,8 +254,8 @@ def test_cameras_follow_from_the_measured_depth_where_the_other_is_taken(hinge: 
 
 def test_one_seed_gives_the_same_and_a_unit_goes_through(hinge: Hinge) -> None:
     start = measured(wrong(hinge, 0.2, 0.05), hinge.masks)
-    first, again = (even_out(start, hinge.masks, hinge.matches, K, seed=3) for _ in range(2))
-    scaled = even_out(start.times(7.0), hinge.masks, hinge.matches, K, seed=3)
+    first, again = (even_out([start], hinge.masks, hinge.matches, K, seed=3) for _ in range(2))
+    scaled = even_out([start.times(7.0)], hinge.masks, hinge.matches, K, seed=3)
     assert first is not None and again is not None and scaled is not None
     np.testing.assert_array_equal(first.picture(2)[0], again.picture(2)[0])
     np.testing.assert_allclose(scaled.picture(2)[0], 7 * first.picture(2)[0], rtol=2e-3)

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-import torch
 
-from dyn4d.geometry.measured_relief import TRUST, bend, trust_in, unexplained
-from dyn4d.geometry.pair_config import PairConfig
-from dyn4d.geometry.pair_frames import make_pair_frame
-from dyn4d.geometry.triangulation import SeenAgain
-from dyn4d.geometry.view_depth import ViewDepth
+from dyn4d.geometry.measured_relief import TRUSTS, bend
 
 HEIGHT, WIDTH = 120, 150
 
@@ -85,24 +79,6 @@ def test_a_good_network_is_believed_more_where_measured_points_are_wrong_togethe
     corner = (xy[:, 0] > 100) & (xy[:, 1] > 60)
     depth = np.where(corner, 1.1 * depth, depth)  # as limbs are that move by themselves
     off = [error(found.apply(true), true, mask)
-           for trust in (1.0, TRUST)
+           for trust in (TRUSTS[0], TRUSTS[2])
            if (found := bend(true, mask, xy, depth, np.full(400, 0.01), trust)) is not None]  # fmt: skip
     assert len(off) == 2 and off[1] < 0.8 * off[0]
-
-
-def test_what_a_network_is_worth_is_told_by_the_points_that_are_measured_best() -> None:
-    true, _, mask = scene()
-    frame = make_pair_frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), mask, PairConfig(view="whole", size=160))
-    xy, depth = points(true, mask, 300)
-    seen = SeenAgain(torch.zeros(300, dtype=torch.long), torch.from_numpy(xy), torch.from_numpy(1 / depth),
-                     torch.from_numpy(0.005 / depth), torch.full((300,), 0.9, dtype=torch.float64))  # fmt: skip
-
-    def worth(map_: np.ndarray, some: SeenAgain) -> float:
-        view = frame.view.depth(map_)
-        return unexplained(ViewDepth([frame], [view], [(view > 0).astype(np.float64)]), some)
-
-    right, half, plane = (worth(np.where(mask, true**power, 0), seen) for power in (1.0, 0.5, 0.0))
-    assert right < 0.1 and half == pytest.approx(0.5, abs=0.1) and plane == pytest.approx(1.0, abs=1e-6)
-    doubtful = SeenAgain(seen.frame, seen.xy, seen.inverse, seen.sigma, 0.3 * seen.agree)
-    assert worth(true, doubtful) == 1.0  # nothing to judge it by
-    assert trust_in(right) == TRUST and trust_in(plane) == trust_in(1.4) == 1.0 < trust_in(0.9) < trust_in(0.8)
