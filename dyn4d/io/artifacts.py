@@ -56,8 +56,10 @@ def save(path: str | Path, value: Any, **meta: Any) -> None:
         "meta": meta,
     }
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
+    if any(table.dtype.hasobject for table in tables.values()):  # older numpy's savez has no allow_pickle
+        raise ValueError(f"{path.name}: Python objects are not kept, only arrays of numbers and text")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, allow_pickle=False, **{_HEADER: text, **tables})
+        np.savez(stream, **{_HEADER: text, **tables})
 
 
 def _read(path: Path, *, header_only: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
