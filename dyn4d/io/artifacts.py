@@ -59,7 +59,7 @@ def save(path: str | Path, value: Any, **meta: Any) -> None:
     if any(table.dtype.hasobject for table in tables.values()):  # older numpy's savez has no allow_pickle
         raise ValueError(f"{path.name}: Python objects are not kept, only arrays of numbers and text")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **{_HEADER: text, **tables})
+        np.savez(stream, **{_HEADER: text, **tables})  # type: ignore[arg-type]
 
 
 def _read(path: Path, *, header_only: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
