@@ -56,8 +56,6 @@ def save(path: str | Path, value: Any, **meta: Any) -> None:
         "meta": meta,
     }
     text = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-    if any(table.dtype.hasobject for table in tables.values()):  # older numpy's savez has no allow_pickle
-        raise ValueError(f"{path.name}: Python objects are not kept, only arrays of numbers and text")
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{_HEADER: text, **tables})  # type: ignore[arg-type]
 
@@ -98,11 +96,11 @@ def load(path: str | Path, kind: type[T]) -> T:
             )
     if kind is dict:
         return tables  # type: ignore[return-value]
-    missing = [f.name for f in fields(kind) if f.name not in tables]  # type: ignore[arg-type]
+    missing = [f.name for f in fields(kind) if f.name not in tables]
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)} inside; run the stage that writes it again")
     try:
-        return kind(**{f.name: torch.from_numpy(tables[f.name]) for f in fields(kind)})  # type: ignore[arg-type]
+        return kind(**{f.name: torch.from_numpy(tables[f.name]) for f in fields(kind)})
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
 
