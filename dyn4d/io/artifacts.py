@@ -96,11 +96,11 @@ def load(path: str | Path, kind: type[T]) -> T:
             )
     if kind is dict:
         return tables  # type: ignore[return-value]
-    missing = [f.name for f in fields(kind) if f.name not in tables]
+    missing = [f.name for f in fields(kind) if f.name not in tables]  # type: ignore[arg-type]
     if missing:
         raise InputError(f"{path}: no {', '.join(missing)} inside; run the stage that writes it again")
     try:
-        return kind(**{f.name: torch.from_numpy(tables[f.name]) for f in fields(kind)})
+        return kind(**{f.name: torch.from_numpy(tables[f.name]) for f in fields(kind)})  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
 
