@@ -159,7 +159,8 @@ def morton_order(xyz: np.ndarray) -> np.ndarray:
     code = np.zeros(len(xyz), np.uint64)
     for axis in range(3):
         span = max(float(high[axis] - low[axis]), 1e-300)
-        cell = np.minimum((xyz[:, axis] - low[axis]) / span * (1 << 21), (1 << 21) - 1).astype(np.uint64)
+        along = (xyz[:, axis].astype(np.float64) - low[axis]) / span
+        cell = np.minimum(along * (1 << 21), (1 << 21) - 1).astype(np.uint64)
         code |= _spread(cell) << np.uint64(axis)
     return np.argsort(code, kind="stable")
 

@@ -81,8 +81,9 @@ def columns(rows: np.ndarray, names: Sequence[str], kind: type = np.float32) -> 
         places = [rows.dtype.names.index(name) for name in names]  # type: ignore[union-attr]
         first, last = places[0], places[-1] + 1
         if places == list(range(first, last)):
-            return table[:, first:last].astype(kind)
-        return table[:, places].astype(kind, copy=False)
+            places = slice(first, last)
+        with np.errstate(over="ignore", invalid="ignore"):  # what a damaged file holds; the callers look at the values
+            return table[:, places].astype(kind, copy=isinstance(places, slice))
     out = np.empty((len(rows), len(names)), dtype=kind)
     for at, name in enumerate(names):
         out[:, at] = rows[name]

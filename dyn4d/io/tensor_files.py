@@ -56,7 +56,7 @@ def _only(classes: list[Any]) -> Iterator[None]:
         with torch.serialization.safe_globals(classes):
             yield
         return
-    before = torch.serialization.get_safe_globals()  # torch 2.4 has only a list for the whole process
+    before = list(torch.serialization.get_safe_globals())  # torch 2.4 has only a list for the whole process
     torch.serialization.add_safe_globals(classes)
     try:
         yield

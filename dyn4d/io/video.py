@@ -92,6 +92,8 @@ class VideoReader:
         if not self._container.streams.video:
             raise InputError(f"{self.path} {NO_FRAMES}")
         stream = self._container.streams.video[0]
+        if stream.codec_context is None:  # some versions of PyAV crash on what has no decoder
+            raise InputError(f"{self.path} is cut short, or of a codec that cannot be decoded here; copy or convert it")
         stream.thread_type = "AUTO"
         return stream
 

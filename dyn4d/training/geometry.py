@@ -143,6 +143,12 @@ class GeometryTrainer:
         share = min(max(self.samples - begin, 0) / cooling, 1.0) if cooling > 0 else 1.0
         return float(first * (last / first) ** share)
 
+    def _broke_down(self, loss: str) -> RunError:
+        return RunError(
+            f"the training broke down at step {self.step}: the loss is {loss}; lower --training.matrix-rate and "
+            "--training.rate, or start from an earlier state"
+        )
+
     def train_step(self) -> dict[str, float]:
         """One step; what it measured, by name."""
         config = self.config
@@ -153,13 +159,13 @@ class GeometryTrainer:
             for group in optimiser.param_groups:
                 group["lr"] = pace * self._highest[name]
             optimiser.zero_grad(set_to_none=True)
-        losses = self._losses(self.source)
+        try:
+            losses = self._losses(self.source)
+        except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]  some refuse NaN
+            raise self._broke_down("no number") from error
         total = losses["points"] + losses["matches"] + losses["relief"] + losses["depth"]
         if not bool(torch.isfinite(total)):
-            raise RunError(
-                f"the training broke down at step {self.step}: the loss is {float(total.detach())}; lower "
-                "--training.matrix-rate and --training.rate, or start from an earlier state"
-            )
+            raise self._broke_down(str(float(total.detach())))
         total.backward()
         length = torch.nn.utils.clip_grad_norm_(list(self._named.values()), config.clip)
         for optimiser in self._optimisers.values():
