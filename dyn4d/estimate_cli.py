@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING
 from dyn4d.config import Config
 from dyn4d.core.errors import Dyn4DError
 from dyn4d.core.listing import counted
+from dyn4d.progress import rough_duration
 
 if TYPE_CHECKING:
     from dyn4d.estimate import Estimate
 
 log = logging.getLogger(__name__)
-
-
-def duration(seconds: float) -> str:
-    """As a person would say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def about(estimate: Estimate) -> str:
@@ -46,9 +40,9 @@ def short_lines(estimate: Estimate) -> list[str]:
     from dyn4d.estimate import size_words
 
     slowest = sorted(estimate.to_do, key=lambda stage: -estimate.costs[stage].seconds)[:2]
-    where = ", ".join(f"{stage} {duration(estimate.costs[stage].seconds)}" for stage in slowest)
+    where = ", ".join(f"{stage} {rough_duration(estimate.costs[stage].seconds)}" for stage in slowest)
     need = f"memory {size_words(estimate.memory)}, disk {size_words(estimate.disk)}"
-    return [about(estimate), f"expected: {duration(estimate.seconds)} ({where}); {need}", *estimate.notes]
+    return [about(estimate), f"expected: {rough_duration(estimate.seconds)} ({where}); {need}", *estimate.notes]
 
 
 def table(estimate: Estimate) -> str:
@@ -60,9 +54,9 @@ def table(estimate: Estimate) -> str:
         if stage in estimate.done:
             lines.append(f"{stage:10s}  {'done':>8s}")
             continue
-        row = (duration(cost.seconds), size_words(cost.memory), size_words(cost.disk))
+        row = (rough_duration(cost.seconds), size_words(cost.memory), size_words(cost.disk))
         lines.append(f"{stage:10s}  {row[0]:>8s}  {row[1]:>8s}  {row[2]:>8s}")
-    total = (duration(estimate.seconds), size_words(estimate.memory), size_words(estimate.disk))
+    total = (rough_duration(estimate.seconds), size_words(estimate.memory), size_words(estimate.disk))
     lines.append(f"{'in all':10s}  {total[0]:>8s}  {total[1]:>8s}  {total[2]:>8s}")
     there = "not known" if estimate.memory_there is None else size_words(estimate.memory_there)
     threads, disk = counted(estimate.threads, "thread"), size_words(estimate.disk_there)

@@ -26,11 +26,11 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 and value == int(value) else f"{value:.4g}"
 
 
-def _duration(seconds: float) -> str:
-    """Roughly, as a person would say it: "40 s", "about 12 min", "about 3.5 h"."""
+def rough_duration(seconds: float) -> str:
+    """As a person would say it: "40 s", "12 min", "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class TimeLeft:
@@ -97,7 +97,7 @@ class PlainProgress:
             self._spoke = self.clock()
             line = f"{self._label}: {self._done}/{self._total} {_format(self._last)}".rstrip()
             left = self._left.seconds(self._done, self._total)
-            self.note(line if left is None else f"{line}, {_duration(left)} left")
+            self.note(line if left is None else f"{line}, {'about ' if left >= 90 else ''}{rough_duration(left)} left")
 
     def finish(self) -> None:
         if self._label:
