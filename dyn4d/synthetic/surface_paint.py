@@ -1,4 +1,5 @@
-"""Pictures of random bodies: two textures that run into each other over the surface, under a sun and a sky.
+"""Pictures of random bodies: two textures that run into each other over the surface, and parts in colours of their own
+over them, under a sun and a sky.
 
 One file on purpose: numba's cache of a function does not notice a change in another file.
 """
@@ -19,6 +20,7 @@ class Paint:
         textures: (2, S, S, 3) uint8. scale: repeats for each unit of length. shift: (3,). frame: (3, 3) rotation of the
             planes that they are projected along.
         wave: (3,) and phase, sharp: where the second takes over from the first. tint: (2, 3) factors.
+        parts: (V, 4) a colour in [0, 1] of each vertex, as of clothes, and how much of the textures it covers.
     """
 
     textures: np.ndarray
@@ -29,6 +31,7 @@ class Paint:
     phase: float
     sharp: float
     tint: np.ndarray
+    parts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def _draw(
     face: np.ndarray, xy: np.ndarray, z: np.ndarray, points: np.ndarray, faces: np.ndarray, rest: np.ndarray,
     rest_normals: np.ndarray, normals: np.ndarray, occlusion: np.ndarray, textures: np.ndarray, scale: float,
     shift: np.ndarray, frame: np.ndarray, wave: np.ndarray, phase: float, sharp: float, tint: np.ndarray,
-    sun: np.ndarray, up: np.ndarray, strength: float, ambient: float, gloss: float, hardness: float,
+    parts: np.ndarray, sun: np.ndarray, up: np.ndarray, strength: float, ambient: float, gloss: float, hardness: float,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     height, width = face.shape
     out = np.zeros((height, width, 3), np.float32)
@@ -146,8 +149,10 @@ def _draw(
             away = np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-12
             shine = max((nx * hx + ny * hy + nz * hz) / away, 0.0)
             extra = gloss * shine**hardness if facing > 0 else 0.0
+            cover = wa * parts[a, 3] + wb * parts[b, 3] + wc * parts[c, 3]
             for k in range(3):
-                out[row, col, k] = min(colour[k] / 255.0 * lit + extra, 1.0)
+                part = wa * parts[a, k] + wb * parts[b, k] + wc * parts[c, k]
+                out[row, col, k] = min((colour[k] / 255.0 * (1.0 - cover) + part * cover) * lit + extra, 1.0)
     return out, share
 
 
@@ -168,6 +173,6 @@ def draw_surface(
     rest, rest_normals, occlusion = surface
     return _draw(
         face, xy, z, points, faces, rest, rest_normals, normals, occlusion, paint.textures, paint.scale, paint.shift,
-        paint.frame, paint.wave, paint.phase, paint.sharp, paint.tint, light.sun, light.up, light.strength,
-        light.ambient, light.gloss, light.hardness,
+        paint.frame, paint.wave, paint.phase, paint.sharp, paint.tint, paint.parts, light.sun, light.up,
+        light.strength, light.ambient, light.gloss, light.hardness,
     )  # fmt: skip

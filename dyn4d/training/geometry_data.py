@@ -234,20 +234,38 @@ def _intrinsics(focal: float, wide: tuple[float, float], view: tuple[float, floa
 
 
 def _layer(body: Body, vertices: np.ndarray, rng: Rng, config: ObjectPairs, seed: int) -> Layer:
-    return Layer(vertices, body.faces, (body.rest, body.normals, body.occlusion), _paint(rng, config, seed))
+    paint = replace(_paint(rng, config, seed, len(body.rest)), parts=_clothes(rng, body))
+    return Layer(vertices, body.faces, (body.rest, body.normals, body.occlusion), paint)
 
 
-def _paint(rng: Rng, config: ObjectPairs, seed: int, scale: float = 1.0) -> Paint:
+def _clothes(rng: Rng, body: Body) -> np.ndarray:
+    """(V, 4) colours of the bones' parts, both sides alike, as of shirts, gloves, paws and manes; see `Paint`."""
+    parts = np.zeros((len(body.rest), 4))
+    if rng.random() < 0.5:
+        return parts
+    colours = np.clip(rng.uniform(0.05, 1.0, (int(rng.integers(2, 6)), 1)) + rng.normal(0, 0.2, (1, 3)), 0, 1)
+    colours = np.clip(colours + rng.normal(0, rng.choice([0.05, 0.3]), colours.shape), 0, 1)
+    covers = rng.choice([0.0, 0.5, 0.85, 1.0], len(colours))
+    picked: dict[tuple[int, ...], int] = {}
+    owner = body.weights.argmax(1)
+    for bone, joint in enumerate(body.joint - body.joint[0]):
+        both = (joint[0], abs(joint[1]), joint[2])  # the same for a left and a right limb
+        pick = picked.setdefault(tuple(round(20 * v) for v in both), int(rng.integers(len(colours))))
+        parts[owner == bone] = [*colours[pick], covers[pick]]
+    return parts
+
+
+def _paint(rng: Rng, config: ObjectPairs, seed: int, vertices: int, scale: float = 1.0) -> Paint:
     textures = np.stack([_texture(seed, int(n), TEXTURE) for n in rng.integers(0, config.textures, 2)])
     if rng.random() < 0.3:  # hardly any texture
         plain = textures.mean((1, 2), keepdims=True)
         textures = np.clip(plain + (textures - plain) * rng.uniform(0.03, 0.4), 0, 255).astype(np.uint8)
     wave = rng.normal(0, 1, 3) * rng.uniform(1, 5) / scale
-    tint = np.exp(rng.normal(0, 0.2, (2, 1)) + rng.normal(0, 0.08, (2, 3)))
+    tint = np.exp(rng.normal(0.2, 0.35, (2, 1)) + rng.normal(0, 0.08, (2, 3)))
     return Paint(
-        textures, float(np.exp(rng.uniform(np.log(0.35), np.log(1.3)))) / scale, rng.uniform(0, 2, 3),
+        textures, float(np.exp(rng.uniform(np.log(0.35), np.log(2.5)))) / scale, rng.uniform(0, 2, 3),
         rotation_matrix(rng.normal(0, 1.5, 3)), wave, float(rng.uniform(0, 6.3)), float(rng.choice([0.0, 0.5, 4.0])),
-        tint,
+        tint, np.zeros((vertices, 4)),
     )  # fmt: skip
 
 
@@ -306,7 +324,7 @@ def _sheet(
     at = (np.arange(cells)[:, None] * (cells + 1) + np.arange(cells)).reshape(-1, 1)
     faces = np.concatenate([at + np.array(corners) for corners in ((0, cells + 1, cells + 2), (0, cells + 2, 1))])
     normal = np.cross(u, v) / np.linalg.norm(np.cross(u, v))
-    paint = replace(_paint(rng, config, seed, scale=float(rng.uniform(1.0, 3.0))), frame=np.eye(3))
+    paint = replace(_paint(rng, config, seed, len(points), float(rng.uniform(1.0, 3.0))), frame=np.eye(3))
     surface = (points, np.broadcast_to(normal, points.shape).copy(), np.ones(len(points)))
     return Layer(np.stack([points, points]), faces.astype(np.int64), surface, paint)
 

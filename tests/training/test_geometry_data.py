@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dyn4d.synthetic.bodies import make_body
 from dyn4d.training.geometry_batch import camera_points, matched_pixels, to_batch, to_views
 from dyn4d.training.geometry_config import GeometryTraining, ObjectPairs
 from dyn4d.training.geometry_data import (
@@ -15,6 +16,7 @@ from dyn4d.training.geometry_data import (
     FilmedPair,
     GeometrySample,
     SampleSource,
+    _clothes,
     body_number,
     draw_pair,
 )
@@ -196,3 +198,25 @@ def test_an_echo_shows_each_sample_once_more_and_begins_anywhere() -> None:
     later = Echo(lambda index: samples[index], 4, 2)
     assert np.array_equal(to_views(later.batch(1)).images, to_views(shown[4]).images)
     assert len(Echo(lambda index: samples[index], 3, 0).batch(2)) == 2
+
+
+def test_clothes_cover_parts_and_leave_the_textures_elsewhere() -> None:
+    body = make_body(3, 1, people=1.0)
+    assert body.kind == "person"
+    worn = [_clothes(np.random.default_rng(seed), body) for seed in range(40)]
+    dressed = [parts for parts in worn if parts.any()]
+    assert 10 < len(dressed) < 32  # some go without
+    owner = body.weights.argmax(1)
+    for parts in dressed:
+        assert parts.shape == (len(body.rest), 4) and parts.min() >= 0 and parts.max() <= 1
+        for bone in np.unique(owner):
+            assert len(np.unique(parts[owner == bone], axis=0)) == 1  # one part, one colour
+    joints = body.joint - body.joint[0]
+    pairs = [
+        (a, b) for a, one in enumerate(joints) for b, other in enumerate(joints)
+        if one[1] > 0.02 and np.allclose(one * [1, -1, 1], other, atol=1e-6)
+    ]  # fmt: skip
+    assert pairs and all(
+        (parts[owner == a][0] == parts[owner == b][0]).all()
+        for parts in dressed for a, b in pairs if (owner == a).any() and (owner == b).any()
+    )  # fmt: skip
