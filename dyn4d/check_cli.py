@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import textwrap
 from collections.abc import Callable, Sequence
@@ -122,9 +123,9 @@ def _without_masks(clip: str, text: str) -> Finding:
     """That there are no masks; for a folder in another format also how to import it."""
     from dyn4d.io.check import Finding
 
-    remedy = f"dyn4d mask {clip} --box X0 Y0 X1 Y1"
+    remedy = f"dyn4d mask {shlex.quote(clip)} --box X0 Y0 X1 Y1"
     if not (Path(clip) / "rgb").is_dir():  # which mask/ could be put beside
-        remedy = f"dyn4d import {clip} --out CLIP, then dyn4d mask CLIP --box X0 Y0 X1 Y1"
+        remedy = f"dyn4d import {shlex.quote(clip)} --out CLIP, then dyn4d mask CLIP --box X0 Y0 X1 Y1"
     return Finding(
         "error", text + _import_hint(clip), kind="no masks",
         consequence="dyn4d run refuses the clip; the rest of it was looked at in whole pictures here",
@@ -143,7 +144,11 @@ def _import_hint(clip: str) -> str:
         found = find_format(source)
     except (InputError, OSError, ValueError):
         return ""
-    return "" if found in ("images", "video") else f"; it looks like {found}: dyn4d import {source} --out FOLDER"
+    return (
+        ""
+        if found in ("images", "video")
+        else f"; it looks like {found}: dyn4d import {shlex.quote(str(source))} --out FOLDER"
+    )
 
 
 def _about_geometry(clip: Clip) -> list[Finding]:

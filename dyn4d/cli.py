@@ -85,7 +85,7 @@ def _show_result(run: RunFolder, args: Common) -> None:
     total = sum(value or 0 for value in figures["seconds"].values())
     found = figures["input"]["mpsnr"]
     quality = "" if found is None else f", {found:.2f} dB inside the mask on the input's views"
-    print(f"done in {total:.0f} s{quality}")
+    print(f"done; computed in {total:.0f} s in all{quality}")
     for path in (run.report, run.export / "player.html", run.renders / "orbit.mp4", run.export / "ply"):
         if path.exists():
             print(f"  {path}")

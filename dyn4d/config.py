@@ -238,10 +238,15 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [] if old == new else [f"{where}: {_shown(old)} -> {_shown(new)}"]
 
 
+def _files_counted(fingerprint: dict[str, Any]) -> str:
+    count = fingerprint.get("files")
+    return "1 file" if count == 1 else f"{count} files"
+
+
 def _files_apart(old: dict[str, Any], new: dict[str, Any]) -> str:
     """Of two fingerprints of files."""
     names = old.get("name"), new.get("name")
-    counts = tuple("1 file" if one.get("files") == 1 else f"{one.get('files')} files" for one in (old, new))
+    counts = _files_counted(old), _files_counted(new)
     if names[0] != names[1]:
         return f"{names[0]} ({counts[0]}) -> {names[1]} ({counts[1]})"
     if counts[0] != counts[1]:
@@ -250,5 +255,7 @@ def _files_apart(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict) and DIGEST in value:
+        return f"{value.get('name')} ({_files_counted(value)})"
     named = {None: "none", True: "on", False: "off", "": "nothing"}
     return named.get(value, str(value)) if isinstance(value, (bool, str)) or value is None else str(value)

@@ -120,7 +120,9 @@ def make_estimate(
     if asked > min(most, config.gaussians.maximum):
         why = f"gaussians.maximum is {config.gaussians.maximum:,}"
         if most < config.gaussians.maximum:
-            why = f"of about {work.points:,.0f} points at most {MOST_POINTS:,} are used"
+            why = f"there are about {work.points:,.0f} points"
+            if work.points > MOST_POINTS:
+                why += f", of which {MOST_POINTS:,} are used"
         notes.append(f"gaussians.initial: {asked:,} asked for; {why}")
     if device.type != "cpu":
         notes.append(f"costs were fitted on processors; on {device} they are scaled by its own speed, and less sure")

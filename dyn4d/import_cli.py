@@ -5,6 +5,7 @@ Free of torch until it is called; returns the text to print.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,18 +70,19 @@ def _lines(clip: WrittenClip, name: str) -> list[str]:
     else:
         parts.append("no cameras")
     truth = clip.folder / "truth"
-    views = [f"  {counted(clip.views, 'held-out view')} in {truth}: dyn4d eval RUN --truth {truth}"]
+    views = [f"  {counted(clip.views, 'held-out view')} in {truth}: dyn4d eval RUN --truth {shlex.quote(str(truth))}"]
     notes = [f"  {note}" for note in clip.notes]
     return [f"{clip.folder}  ({name}: {', '.join(parts)})", *notes, *(views if clip.views else []), *_next(clip)]
 
 
 def _next(clip: WrittenClip) -> list[str]:
     """What to do now."""
+    folder = shlex.quote(str(clip.folder))
     if not clip.masks:
-        return [f"next: dyn4d mask {clip.folder} --box X0 Y0 X1 Y1   (there are no masks yet)"]
+        return [f"next: dyn4d mask {folder} --box X0 Y0 X1 Y1   (there are no masks yet)"]
     if clip.depth:
-        return [f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}"]
+        return [f"next: dyn4d check {folder}, then dyn4d run {folder}"]
     return [
-        f"next: dyn4d check {clip.folder}, then dyn4d run {clip.folder}   (there is no depth: a small network guesses "
+        f"next: dyn4d check {folder}, then dyn4d run {folder}   (there is no depth: a small network guesses "
         "it; better with --geometry.weights FILE, or maps of another estimator; docs/geometry.md)"
     ]

@@ -4,6 +4,7 @@ returns the text to print.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -151,11 +152,11 @@ def _summary(folder: MaskFolder, record: dict[str, Any]) -> str:
     lines = [f"{counted(len(rows), 'mask')} by {record['method']}; score {scores[0]:.2f} to {scores[-1]:.2f}, middle "
              f"{scores[len(scores) // 2]:.2f}"]  # fmt: skip
     lines += [f"warning: {warning}" for warning in record["warnings"]]
-    elsewhere = "" if folder.root == Path(record["clip"]) else f" --out {folder.root}"
+    elsewhere = "" if folder.root == Path(record["clip"]) else f" --out {shlex.quote(str(folder.root))}"
     if record.get("prompts"):
         lines.append("look at the sheet: scores tell how well the first mask was carried on, not whether it is right")
     if record.get("prompts") or doubtful:
-        lines.append(f"to correct: dyn4d mask {record['clip']}{elsewhere} --edit")
+        lines.append(f"to correct: dyn4d mask {shlex.quote(record['clip'])}{elsewhere} --edit")
     return "\n".join([*lines, f"  {folder.masks}", f"  {folder.record}", f"  {folder.sheet}"])
 
 

@@ -225,6 +225,7 @@ def _bring_up(
 ) -> RunFolder:
     """Run these stages, in order; those before them have to be done."""
     progress = QuietProgress() if progress is None else progress
+    run.refuse_others(allow)
     config = with_finished_parts(STAGES, config, run)
     _check_early(names, config, run, overwrite=overwrite)
     if before is not None:

@@ -46,6 +46,16 @@ class RunFolder:
         Args:
             allow: names that may be there before the first `run.json`.
         """
+        self.refuse_others(allow)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{self.root}: cannot make this folder ({error.strerror}); choose another --out"
+            ) from error
+
+    def refuse_others(self, allow: tuple[str, ...] = ()) -> None:
+        """Raise `InputError` where something else than a run is there; `allow` as in `create`."""
         if self.root.exists() and not self.root.is_dir():
             raise InputError(f"{self.root} is a file; choose another folder with --out")
         if self.root.is_dir() and not self.state.is_file():
@@ -54,12 +64,6 @@ class RunFolder:
                     raise InputError(
                         f"{self.root} holds other files ({entry.name}) and is not a run; choose another --out"
                     )
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{self.root}: cannot make this folder ({error.strerror}); choose another --out"
-            ) from error
 
     def require(self) -> None:
         """Raise `InputError` unless this is a run."""

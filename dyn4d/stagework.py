@@ -66,6 +66,8 @@ def prepare(ctx: StageContext) -> None:
     for finding in findings:
         if finding.severity == "warning" or (finding.severity == "error" and finding not in refusing):
             log.warning("%s", finding.told())
+        elif finding.kind in ("parallax", "static camera"):  # what a run can show at all hangs on it
+            ctx.progress.note(finding.told())
     refuse_errors(refusing)  # risks may be wrong, and keep nobody from trying
     if ctx.config.hold_out and not clip.poses_given:
         log.warning(

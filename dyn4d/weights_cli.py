@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ def weights_text(action: Literal["info", "convert"], file: str, out: str | None 
     if action == "info":
         if out is not None:
             raise InputError("dyn4d weights info: --out goes with dyn4d weights convert")
+        if (own := _own_matcher(Path(file))) is not None:
+            return own
         from dyn4d.geometry.weights import describe_weights
 
         return describe_weights(file).format()
@@ -32,3 +35,23 @@ def weights_text(action: Literal["info", "convert"], file: str, out: str | None 
     from dyn4d.geometry.weights import convert_weights, describe_weights
 
     return describe_weights(convert_weights(source, target)).format()
+
+
+def _own_matcher(file: Path) -> str | None:
+    """What there is to say of weights that `dyn4d train-matcher` wrote; None for any other file."""
+    if file.suffix != ".safetensors" or not file.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(file), framework="numpy") as handle:
+            said, count = handle.metadata() or {}, len(list(handle.keys()))
+        config = json.loads(said.get("config", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return None  # the reader of pair networks says what is wrong with it
+    if not said.get("format", "").startswith("dyn4d-r2d2/"):
+        return None
+    return (
+        f"{file}\n  R2D2 of dyn4d ({said['format']}), a matcher and no pair network: dyn4d match A B --weights {file}\n"
+        f"  {count} tensors; weights: {config.get('licence', 'no terms are named')}"
+    )

@@ -100,6 +100,8 @@ def test_differences_are_named() -> None:
     assert differences({"a": 1}, {"a": 1}) == []
     assert differences({"a": {}}, {"a": {"b": True}}) == ["a.b: not set -> on"]
     assert differences({"a": None, "b": ""}, {"a": "0:9", "b": 0}) == ["a: none -> 0:9", "b: nothing -> 0"]
+    files = {"name": "mask", "files": 12, "digest": "de10"}
+    assert differences({"mask": "auto"}, {"mask": files}) == ["mask: auto -> mask (12 files)"]
 
 
 def sections() -> list[type[Any]]:

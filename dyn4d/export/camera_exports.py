@@ -75,8 +75,8 @@ def write_camera_files(
             pictures = [f"../images/{name}" for name in names]
             if not images:
                 notes.append(
-                    "cameras: there are no picture files of the clip that fit; --export.formats images writes those "
-                    "that are named"
+                    "cameras: export/cameras names pictures that are not there, in export/images/, as the clip's own "
+                    "are of another size or in a video; --export.formats images writes them"
                 )
         write_transforms(out / "transforms.json", cameras, timeline, pictures, held_out=held_out)
         write_tum(out / "trajectory.txt", cameras, timeline)

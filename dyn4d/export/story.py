@@ -18,7 +18,7 @@ from dyn4d.io.terms import clip_terms
 SOURCES = {  # why `auto` takes a source of geometry
     "rgbd": "the clip has depth maps and K",
     "pointmaps": "maps of another estimator are there",
-    "mast3r": "there are no depth maps, so that a pair network looked at the pictures",
+    "mast3r": "there are no depth maps",
 }
 FIELDS = {
     "realnvp": "an invertible field", "none": "no field: nothing moves", "mlp": "offsets by a network",
@@ -110,6 +110,7 @@ def _stages(run: Path, options: Mapping[str, Any], state: Mapping[str, Any]) -> 
         "gaussians": _gaussians(run, options), "render": _made(run / "renders", "*.mp4"),
         "export": _made(run / "export"),
     }  # fmt: skip
+    seconds.pop("export", None)  # the report is a part of it
     return [(name, text + _seconds(seconds, name)) for name, text in told.items() if text]
 
 
@@ -133,6 +134,9 @@ def _geometry(run: Path, options: Mapping[str, Any]) -> str:
     source, asked = str(cameras.get("source", "")), options.get("geometry", {}).get("source", "auto")
     kind = next((name for name in SOURCES if source.startswith(name)), "")
     why = f", because {SOURCES[kind]}" if asked == "auto" and kind else ", as asked for" if asked != "auto" else ""
+    if kind == "mast3r":  # the source is named after the task; the network is mostly another
+        weights = options.get("geometry", {}).get("weights", "")
+        source = f"a pair network ({weights})" if weights not in ("", "small") else "dyn4d's small pair network"
     parts = [f"points from {source}{why}" if source else "points", f"camera poses {cameras.get('poses', 'given')}"]
     points = _rows(run / "geometry/frame_points.npz", "xyz")
     matches = _rows(run / "geometry/correspondences.npz", "weight")
@@ -181,7 +185,7 @@ def _terms(run: Path, options: Mapping[str, Any], state: Mapping[str, Any]) -> l
     if not (run / "demo.json").is_file():
         clip = clip_terms(Path(str(options.get("clip", ""))))
     lines = [("the clip", clip or 'nothing in its folder says; no LICENSE file, no "licence" in cameras.json')]
-    weights = [str(line) for line in state.get("licences", ())]
+    weights = [str(line).removeprefix("weights: ") for line in state.get("licences", ())]
     lines += [("weights", line) for line in weights] or [("weights", "no trained network was used")]
     if (run / "export/player.html").is_file():
         lines.append(("the player", PLAYER_TERMS))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dyn4d.core.errors import InputError, RunError
+from dyn4d.core.listing import counted
 from dyn4d.core.memory import free_memory, ran_out
 from dyn4d.core.protocols import Progress, SilentProgress
 from dyn4d.core.types import PairPrediction
@@ -265,7 +266,7 @@ def look_at_pairs(
     files = tuple(store.pair_file(digests[a], digests[b]) for a, b in todo) if store is not None else ()
     missing = [at for at in range(len(todo)) if not _usable(files, at, todo, frames, progress)]
     progress.note(
-        f"pairs: {len(todo)} of {len(frames)} frames, each in both orders"
+        f"pairs of frames: {len(todo)} for {counted(len(frames), 'frame')}, each in both orders"
         + (f", {len(todo) - len(missing)} of them known" if len(missing) < len(todo) else "")
         + f"; {precision} on {network.device}"
     )

@@ -124,12 +124,12 @@ def frames_from_pairs(
         progress.note(line)
     if not config.weights:
         progress.note(
-            "mast3r: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
+            "geometry: the small network that comes with dyn4d; the published MASt3R is better by far, where its terms "
             "allow it (--geometry.weights FILE_OR_HUB_ID)"
         )
     task = _Task(network, device, clip, config, matching or MatchingConfig(), matches, seed, progress, cache)
     placed, anchor, why = _place(task)
-    notes = [f"mast3r: anchored on the {anchor} ({why})", *placed.notes]
+    notes = [f"geometry: anchored on the {anchor} ({why})", *placed.notes]
     if math.isfinite(placed.alignment.pixel_error):
         notes[0] += f"; matches agree to {placed.alignment.pixel_error:.2f} px"
     cameras = _clip_cameras(clip, placed)
@@ -140,16 +140,16 @@ def frames_from_pairs(
         flying += dropped
     points = join_frames(parts)
     if len(points) == 0:
-        raise RunError("mast3r: no frame has a usable point of the object; look at the masks and at the weights")
+        raise RunError("geometry: no frame has a usable point of the object; look at the masks and at the weights")
     lost = [clip.names[row] for row in range(len(clip)) if not bool(cameras.registered[row])]
-    notes.append(f"mast3r: {len(points)} points of {len(clip) - len(lost)} frames, {flying} flying pixels dropped")
+    notes.append(f"geometry: {len(points)} points of {len(clip) - len(lost)} frames, {flying} flying pixels dropped")
     if lost:
-        notes.append(f"mast3r: {len(lost)} frames could not be placed: {listed(lost)}")
+        notes.append(f"geometry: {len(lost)} frames could not be placed: {listed(lost)}")
     if placed.off > CONTRADICTS:
         notes.append(
-            f"mast3r: at the given poses matches on the object are off by {placed.off:.1f} px in the median: it moves, "
-            "or the poses are wrong; its place along the line of sight is unsure (--geometry.anchor object lets its "
-            "motion go into the poses)"
+            f"geometry: at the given poses matches on the object are off by {placed.off:.1f} px in the median: it "
+            "moves, or the poses are wrong; its place along the line of sight is unsure (--geometry.anchor object lets "
+            "its motion go into the poses)"
         )
     fixed = _known_poses(clip, config) is not None and config.poses == "given"
     notes = [*placed.alignment.named_notes(clip.names), *notes]
@@ -224,7 +224,7 @@ def _place(task: _Task) -> tuple[_Placed, str, str]:
         second = _on_object(task, known)
     except Dyn4DError as error:
         if first is None:
-            raise RunError(f"mast3r: {failed}; nor does the object: {error}") from error
+            raise RunError(f"geometry: {failed}; nor does the object: {error}") from error
         return first, "background", f"{why}; the object holds none: {error}"
     if first is not None and (second.share < first.share or second.off > CONTRADICTS):
         return first, "background", f"{why}; the object does not do better"
@@ -292,7 +292,7 @@ def _evened(
     if even is None:
         return placed
     before, after = even.uneven
-    note = f"mast3r: distances on the object change by {before:.1%} between frames; evened out, by {after:.1%}"
+    note = f"geometry: distances on the object change by {before:.1%} between frames; evened out, by {after:.1%}"
     return replace(placed, object=even, notes=(*placed.notes, note))
 
 
@@ -338,7 +338,7 @@ def _on_background(task: _Task, known: Tensor | None) -> _Placed:
     try:
         return _by_itself(task, placed, flow)
     except Dyn4DError as error:
-        return replace(placed, notes=(f"mast3r: the object's own alignment says nothing: {error}",))
+        return replace(placed, notes=(f"geometry: the object's own alignment says nothing: {error}",))
 
 
 def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
@@ -356,7 +356,7 @@ def _by_itself(task: _Task, placed: _Placed, flow: Correspondences) -> _Placed:
         return placed
     # frames that the object's alignment leaves out keep what the network says, in the same unit
     chosen = own.times(found.scale).filled(placed.seen.times(found.scale / found.said))
-    note = f"mast3r: the object is {found.scale / found.said:.2f} times as far as the network says: it {found.why}"
+    note = f"geometry: the object is {found.scale / found.said:.2f} times as far as the network says: it {found.why}"
     return replace(placed, object=chosen, notes=(*itself.notes, note))
 
 
@@ -372,7 +372,7 @@ def _look(task: _Task, frames: list[PairFrame], flow: Correspondences | None, *,
     )  # fmt: skip
     if not len(found):
         raise RunError(
-            f"mast3r: the object of {task.clip.names[0]} is too thin to be seen at {pairs.size} pixels; crop the "
+            f"geometry: the object of {task.clip.names[0]} is too thin to be seen at {pairs.size} pixels; crop the "
             "picture around it, or give depth"
         )
     return PairResultList((found[0],))

@@ -16,6 +16,15 @@ from typing import Any
 from dyn4d.core.errors import InputError, RunError
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)  # can only be read by setting it
+    os.umask(mask)
+    return mask
+
+
+UMASK = _umask()
+
+
 def _temporary_beside(path: Path) -> Path:
     # The suffix stays last: encoders choose the format by it. The leading dot keeps it out of folder listings.
     return path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
@@ -42,6 +51,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        with suppress(PermissionError):  # some writers make files that nobody else may read
+            temporary.chmod(0o666 & ~UMASK)
         temporary.replace(path)
     except OSError as error:
         raise _explain(error, path) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,8 @@ def find_frames(path: Path, camera_file: CameraFile | None) -> Frames:
     if not path.exists():
         raise InputError(f"{path} is not there; give a clip folder, a video file or a folder of images")
     if path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise InputError(f"{path} is a single picture; give the folder of all pictures of the moving object")
         if path.suffix.lower() not in VIDEO_SUFFIXES:
             raise InputError(f"{path} is no video; give a clip folder, a folder of images or one of: "
                              f"{' '.join(sorted(VIDEO_SUFFIXES))}")  # fmt: skip
@@ -274,10 +277,11 @@ def _alpha(frames: Frames, *, asked: bool) -> str:
     where = frames.video.path if frames.video is not None else frames.root
     if asked:
         raise InputError(f"{where}: --mask alpha, but the frames have no alpha channel that masks anything")
+    named = shlex.quote(str(where))
     if frames.video is None and (where / "rgb").is_dir():
-        how = f"put PNGs with the frames' names into mask/, make them with dyn4d mask {where} --box X0 Y0 X1 Y1"
+        how = f"put PNGs with the frames' names into mask/, make them with dyn4d mask {named} --box X0 Y0 X1 Y1"
     else:
-        how = f"make it a clip with dyn4d import {where} --out CLIP, and masks with dyn4d mask CLIP --box X0 Y0 X1 Y1"
+        how = f"make it a clip with dyn4d import {named} --out CLIP, and masks with dyn4d mask CLIP --box X0 Y0 X1 Y1"
     raise NoMasksError(
         f"{where} has no masks; {how}, name a folder or video with --mask, or take the whole frame with --mask none"
     )

@@ -77,7 +77,11 @@ def _folder(path: Path, names: Sequence[str], object_id: int | None) -> tuple[Re
     if not all(name in stems for name in names):
         if not files or len(files) != len(names):
             missing = [name for name in names if name not in stems]
-            raise InputError(f"{path} has no mask for frame {listed(missing, 3)}; {len(files)} files for {len(names)}")
+            held = listed([file.name for file in files], 3) if files else "none"
+            raise InputError(
+                f"{path} has no mask for frame {listed(missing, 3)} of {len(names)}; it holds {held}: give masks the "
+                "names of the frames"
+            )
         stems = dict(zip(names, files))
     chosen_files = [stems[name] for name in names]
 

@@ -30,6 +30,7 @@ from dyn4d.geometry.weights import (
     random_weights,
     save_pair_weights,
 )
+from dyn4d.matching import r2d2_weights
 from dyn4d.weights_cli import weights_text
 
 OFFICIAL = "naver/MASt3R_ViTLarge_BaseDecoder_512_catmlpdpt_metric"
@@ -426,3 +427,8 @@ def test_tensors_of_a_foreign_safetensors_file(tmp_path: Path) -> None:
     assert "missing" in refusal(tmp_path / "w.safetensors") and "1 tensor (a) too many" in refusal(
         tmp_path / "w.safetensors"
     )
+
+
+def test_weights_of_the_matcher_are_told_apart() -> None:
+    said = weights_text("info", str(Path(r2d2_weights.__file__).parent / "weights" / "r2d2_small.safetensors"))
+    assert "matcher" in said and "Apache-2.0" in said and "dyn4d match" in said

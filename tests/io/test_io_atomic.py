@@ -84,3 +84,11 @@ def test_damaged_json_is_named(tmp_path: Path, data: bytes, message: str) -> Non
     with pytest.raises(InputError, match=message) as caught:
         read_json(path)
     assert str(path) in str(caught.value)
+
+
+def test_what_a_writer_keeps_to_itself_others_may_read(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("as usual")
+    with atomic_path(tmp_path / "field.safetensors") as temporary:
+        temporary.write_text("tensors")
+        temporary.chmod(0o600)
+    assert (tmp_path / "field.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

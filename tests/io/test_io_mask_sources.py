@@ -172,7 +172,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="masks of all frames; for the mask of one frame alone, take --key-masks"):
         open_masks(tmp_path / "one" / "00001.png", NAMES, SIZE, None)
     save_palette(tmp_path / "00001.png", labels(0))
-    with pytest.raises(InputError, match="no mask for frame 00000, 00002; 1 files for 3"):
+    with pytest.raises(InputError, match=r"no mask for frame 00000, 00002 of 3; it holds 00001\.png"):
         open_masks(tmp_path, NAMES, SIZE, None)
 
 
