@@ -49,7 +49,7 @@ from dyn4d.io.truth import load_truth
 
 REPORT_MOVIES = ("input", "fixed", "orbit")
 MOVIE_FRAMES = 60  # longer clips are thinned in the report
-ASIDE = (-30, 0, 30)  # degrees round the object from which the report shows it
+ASIDE = 30  # degrees round the object, to both sides, from which the report shows it; less where less is trusted
 MOTION_FRAMES = 3  # that show in the report how far points move
 TRAILS = 150  # tracks in a picture
 TRAIL_PANEL = 520  # px: the longest side of one picture of trails is at least this
@@ -221,13 +221,15 @@ def _title(run: Path) -> str:
 
 
 def renders_aside(
-    moved: GaussianCloud, camera: Camera, up: torch.Tensor, background: tuple[float, ...]
+    moved: GaussianCloud, camera: Camera, up: torch.Tensor, background: tuple[float, ...], aside: int = ASIDE
 ) -> dict[int, np.ndarray]:
-    """A moved cloud from `camera` (one pose) and from both sides of it, turned about the object's middle."""
+    """A moved cloud from `camera` (one pose) and from `aside` degrees to both sides of it, turned about the object's
+    middle."""
+    angles = (-aside, 0, aside)
     solid = moved.means[moved.opacities > 0.1]
     middle = (solid if len(solid) else moved.means).median(dim=0).values.to(camera.world_from_cam)
-    views = orbit(camera, middle, up.to(middle), [float(angle) for angle in ASIDE])
-    return {angle: to_uint8(render_cloud(moved, views[i], background).rgb[0]) for i, angle in enumerate(ASIDE)}
+    views = orbit(camera, middle, up.to(middle), [float(angle) for angle in angles])
+    return {angle: to_uint8(render_cloud(moved, views[i], background).rgb[0]) for i, angle in enumerate(angles)}
 
 
 def compare_frames(
@@ -241,6 +243,8 @@ def compare_frames(
     up = upward(cameras)
     rows = np.unique(np.linspace(0, len(clip) - 1, min(count + 2, len(clip))).round().astype(int))
     rows = rows[1:-1] if len(rows) > count else rows  # the ends are seen in the movies
+    limit = _view_limit(result)
+    aside = ASIDE if limit is None else max(1, min(ASIDE, int(limit)))
     out = []
     for row in rows.tolist():
         frame = int(clip.frames[row])
@@ -257,7 +261,7 @@ def compare_frames(
                 index=frame, input=image, render=to_uint8(shown.rgb[0]),
                 error=error_picture(to_uint8(picture), image, mask),
                 depth=depth_picture(own.depth[0, ..., 0].cpu().numpy(), own.alpha[0, ..., 0].cpu().numpy()),
-                mpsnr=score, aside=renders_aside(moved, cameras[frame], up, background),
+                mpsnr=score, aside=renders_aside(moved, cameras[frame], up, background, aside),
             )
         )  # fmt: skip
     return out
@@ -373,12 +377,17 @@ def _facts(clip: Clip, result: Reconstruction) -> list[tuple[str, str]]:
     ]
 
 
+def _view_limit(result: Reconstruction) -> float | None:
+    """See `view_limit`."""
+    extent = find_extent(result.cloud, result.field, result.timeline.times)
+    return view_limit(result.cameras, extent, result.depth_error)
+
+
 def _trust(result: Reconstruction) -> list[tuple[str, str]]:
     """From how far beside the input's cameras a result of estimated depth can be looked at."""
     if result.depth_error is None:
         return []
-    limit = view_limit(result.cameras, find_extent(result.cloud, result.field, result.timeline.times),
-                       result.depth_error)  # fmt: skip
+    limit = _view_limit(result)
     text = f"estimated from the pictures by a network that is usually off by {result.depth_error:.1%}"
     trusted = "" if limit is None else f"; sides more than {limit:.0f}° from the input's cameras are not to be trusted"
     return [("depth", text + trusted)]

@@ -81,6 +81,8 @@ def test_plus_is_to_the_right_of_the_camera():
     views = renders_aside(cloud, camera, torch.tensor([0.0, 0.0, 1.0]), (1.0, 1.0, 1.0))
     size = {angle: int((view[..., 0].astype(int) - view[..., 1] > 100).sum()) for angle, view in views.items()}
     assert size[30] > size[0] > size[-30]
+    less = renders_aside(cloud, camera, torch.tensor([0.0, 0.0, 1.0]), (1.0, 1.0, 1.0), 12)
+    assert sorted(less) == [-12, 0, 12] and (less[0] == views[0]).all() and not (less[12] == views[30]).all()
 
 
 def test_an_almost_empty_run_still_has_a_page():
