@@ -170,7 +170,7 @@ def test_estimate_prints_a_table_and_writes_nothing(
     assert "6 frames, 64 x 64 pixels" in out
     assert not list((tmp_path / "here").iterdir())
     assert cli.main(["run", str(clip), "--estimate", "--gaussians.initial", "9000000"]) == 0
-    assert "gaussians.initial: 9,000,000 asked for; of about" in capsys.readouterr().out
+    assert "gaussians.initial: 9,000,000 asked for; there are about" in capsys.readouterr().out
     assert cli.main(["run", str(clip), "--estimate", "--gaussians.maximum", "500"]) == 0
     said = capsys.readouterr().out
     assert "gaussians.maximum is 500" in said and "500 Gaussians" in said

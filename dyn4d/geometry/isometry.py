@@ -175,7 +175,8 @@ def even_out(
     """The object's depth with distances on it kept over time; None where too little is matched to say.
 
     It begins with that of the depths which keeps distances best: those that were measured as if the object were rigid,
-    the network's believed more or less beside it, and the network's own.
+    the network's believed more or less beside it, and the network's own. Where distances would come out less even than
+    they were, that one stays as it is.
 
     Args:
         measured: of T depth maps, one or several; the cameras go with the first. masks: T of (H, W) bool.
@@ -195,6 +196,10 @@ def even_out(
     if found is None:
         return None
     knots, logs = _bend(found, len(lens), progress or SilentProgress())
+    uneven = found.uneven(), found.uneven(logs)
+    if uneven[1] > max(uneven[0], SLACK):  # most matches are wrong: what agrees with them is worse than what was there
+        back = np.nan_to_num(readings[0].centre - reading.centre)
+        return EvenDepth(start, [None] * len(lens), back, (uneven[0], uneven[0]))
     used = torch.cat([found.first, found.second])  # a match in no distance says nothing of its frames
     rows = found.frame[:, used].flatten().numpy()
     many = np.bincount(rows, minlength=len(lens))
@@ -209,7 +214,7 @@ def even_out(
         stretches.append(None if stays else Stretch(reading.middles[row], float(reading.halves[row]), own - common))
     # the cameras are those of the depth that was measured, wherever the evening out began
     back = np.nan_to_num(readings[0].centre - reading.centre * np.exp(change - common)[:, None])
-    return EvenDepth(start, stretches, back, (found.uneven(), found.uneven(logs)))
+    return EvenDepth(start, stretches, back, uneven)
 
 
 def _read(

@@ -292,7 +292,8 @@ def _evened(
     if even is None:
         return placed
     before, after = even.uneven
-    note = f"geometry: distances on the object change by {before:.1%} between frames; evened out, by {after:.1%}"
+    note = f"geometry: distances on the object change by {before:.1%} between frames; "
+    note += f"evened out, by {after:.1%}" if after != before else "its matches do not agree on other ones"
     return replace(placed, object=even, notes=(*placed.notes, note))
 
 

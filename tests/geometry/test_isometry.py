@@ -268,3 +268,19 @@ def test_a_stretch_is_the_same_at_any_size_of_the_picture() -> None:
     large = Stretch(np.array([60.0, 36.0]), 30.0, knots).apply(np.full((72, 120), 2.0))
     np.testing.assert_allclose(large[1::3, 1::3], small, rtol=1e-5)
     assert small[0, 0] == pytest.approx(2 * np.exp(knots[0, 0]), rel=1e-5)  # beyond the square: its edge
+
+
+def test_where_distances_would_come_out_less_even_the_depth_stays(
+    hinge: Hinge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def astray(found: isometry.Distances, count: int, _: object) -> tuple[np.ndarray, torch.Tensor]:
+        rng = np.random.default_rng(0)
+        return rng.normal(0, 0.3, (count, 32, 32)), torch.from_numpy(rng.normal(0, 0.3, found.depth.shape)).float()
+
+    start = measured(hinge.depth, hinge.masks)
+    monkeypatch.setattr(isometry, "_bend", astray)
+    found = even_out([start], hinge.masks, hinge.matches, K)
+    assert found is not None and found.uneven[0] == found.uneven[1] < 0.03
+    for row in range(FRAMES):
+        np.testing.assert_array_equal(found.picture(row)[0], start.picture(row)[0])
+    assert np.abs(found.back).max() < 1e-9
