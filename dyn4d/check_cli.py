@@ -144,11 +144,9 @@ def _import_hint(clip: str) -> str:
         found = find_format(source)
     except (InputError, OSError, ValueError):
         return ""
-    return (
-        ""
-        if found in ("images", "video")
-        else f"; it looks like {found}: dyn4d import {shlex.quote(str(source))} --out FOLDER"
-    )
+    if found in ("images", "video"):
+        return ""
+    return f"; it looks like {found}: dyn4d import {shlex.quote(str(source))} --out FOLDER"
 
 
 def _about_geometry(clip: Clip) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
@@ -39,19 +38,14 @@ def weights_text(action: Literal["info", "convert"], file: str, out: str | None 
 
 def _own_matcher(file: Path) -> str | None:
     """What there is to say of weights that `dyn4d train-matcher` wrote; None for any other file."""
-    if file.suffix != ".safetensors" or not file.is_file():
-        return None
-    from safetensors import SafetensorError, safe_open
+    from dyn4d.io.checkpoint import load_tensors
+    from dyn4d.matching.r2d2_weights import OWN_FORMAT
 
     try:
-        with safe_open(str(file), framework="numpy") as handle:
-            said, count = handle.metadata() or {}, len(list(handle.keys()))
-        config = json.loads(said.get("config", "{}"))
-    except (SafetensorError, OSError, ValueError):
-        return None  # the reader of pair networks says what is wrong with it
-    if not said.get("format", "").startswith("dyn4d-r2d2/"):
-        return None
+        saved = load_tensors(file, OWN_FORMAT)
+    except InputError:
+        return None  # the reader of pair networks says what it is, or what is wrong with it
     return (
-        f"{file}\n  R2D2 of dyn4d ({said['format']}), a matcher and no pair network: dyn4d match A B --weights {file}\n"
-        f"  {count} tensors; weights: {config.get('licence', 'no terms are named')}"
+        f"{file}\n  R2D2 of dyn4d ({saved.format}), a matcher and no pair network: dyn4d match A B --weights {file}\n"
+        f"  {len(saved.tensors)} tensors; weights: {saved.config.get('licence', 'no terms are named')}"
     )

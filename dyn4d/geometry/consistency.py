@@ -58,7 +58,11 @@ class Rigidity:
 
     def note(self) -> str:
         """One line for the user."""
-        what = "one rigid object" if self.rigid else f"a rigid object would have {RIGID:.0%}: no mesh of all frames"
+        what = (
+            "one rigid object"
+            if self.rigid
+            else f"a rigid object would have {RIGID:.0%} or more: no mesh of all frames"
+        )
         return f"geometry: {self.share:.1%} of what frames see of one another agrees ({what})"
 
 
