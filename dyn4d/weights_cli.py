@@ -38,14 +38,16 @@ def weights_text(action: Literal["info", "convert"], file: str, out: str | None 
 
 def _own_matcher(file: Path) -> str | None:
     """What there is to say of weights that `dyn4d train-matcher` wrote; None for any other file."""
-    from dyn4d.io.checkpoint import load_tensors
+    from dyn4d.io.checkpoint import read_head
     from dyn4d.matching.r2d2_weights import OWN_FORMAT
 
     try:
-        saved = load_tensors(file, OWN_FORMAT)
+        found, config = read_head(file)
     except InputError:
         return None  # the reader of pair networks says what it is, or what is wrong with it
+    if found != OWN_FORMAT:
+        return None
     return (
-        f"{file}\n  R2D2 of dyn4d ({saved.format}), a matcher and no pair network: dyn4d match A B --weights {file}\n"
-        f"  {len(saved.tensors)} tensors; weights: {saved.config.get('licence', 'no terms are named')}"
+        f"{file}\n  R2D2 of dyn4d ({found}), a matcher and no pair network: dyn4d match A B --weights {file}\n"
+        f"  weights: {config.get('licence', 'no terms are named')}"
     )
