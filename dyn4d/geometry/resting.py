@@ -1,9 +1,8 @@
 """How far a moving object is in a world that its surroundings hold: one picture at a time cannot tell, as a toy near by
 looks like a house far away. But it stands before what is around it, and mostly on something.
 
-So its size is the largest at which its outline is nowhere behind the surroundings beside it. Each frame says it for
-itself, wrong by as much as the depth of a single foot is, or too large where nothing touches; all together they are
-weighed. Of what always flies it is too large; there a network's word of both together is a better one.
+So its size is the largest at which its outline is nowhere behind the surroundings beside it. Of what flies this is too
+large; there a network's word of both together is a better one.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from scipy.special import log_ndtr
 
 from dyn4d.core.cameras import project, unproject
 from dyn4d.core.types import Camera
@@ -25,10 +23,7 @@ CLOSE = 0.05  # of its depth: what is known worse says nothing
 EXACT = 0.01  # of its depth: what is known better counts no more
 LEAST_SUPPORT = 0.5  # measured pixels, weighted, near a pixel of the outline
 TOUCHES = 0.04  # share of an outline that touches something, at the least: fewer pixels are the tail of what is off
-ERRORS = np.geomspace(0.005, 0.08, 6)  # what touches is wrong by: a share of its depth, standard deviation
-LIFTS = np.geomspace(0.003, 0.5, 10)  # that a frame's nearest pixel is before what it might touch: a share, on average
-SPOILT = 0.05  # share of frames that say nothing, as their surroundings are wrong
-STEP = 0.002  # of the logarithms of sizes that are weighed
+TIGHTEST = 0.25  # each frame says how large the object is at the most; this share of them may say too little
 EDGE = 3.0  # px of a picture of 256 pixels: so near an outline a coarser map of depth may end
 MOST_OUTLINE = 500  # pixels of it that are asked
 FAR = 4.0  # reaches; nothing beyond counts
@@ -136,32 +131,10 @@ def resting_scale(ratios: list[np.ndarray], said: float) -> tuple[float, bool]:
     Args:
         ratios: of each frame, see `outline_ratios`. said: the same factor by the network's word.
     """
-    touching = np.array([np.quantile(one, TOUCHES) for one in ratios if len(one) >= LEAST_OUTLINE])
-    if not len(touching):
+    touching = [float(np.quantile(one, TOUCHES)) for one in ratios if len(one) >= LEAST_OUTLINE]
+    if not touching:
         return said, False
-    found = contact(touching)
+    found = float(np.quantile(touching, TIGHTEST))
     if np.isfinite(said) and found > FLIES * said:
         return said, False
     return found, True
-
-
-def contact(touching: np.ndarray) -> float:
-    """The ratio at which an object touches something, out of what single frames (N,) say.
-
-    The logarithm of each is that of the true one with a normal error and a lift above it, distributed exponentially: an
-    exponentially modified Gaussian (Grushka, Anal. Chem. 1972). How large errors and lifts are is not known, so all of
-    `ERRORS` and `LIFTS` are weighed by how likely they make the frames; this is the median over all. Many small lifts
-    explain what few large ones do with larger errors, so each counts with one over the root of its size.
-    """
-    value = np.log(touching)
-    sizes = np.arange(value.min() - 0.15, value.max() + 0.05, STEP)
-    above = value[:, None] - sizes
-    nothing = np.log(SPOILT / (np.ptp(value) + 1))
-    likely = np.full(len(sizes), -np.inf)
-    for error in ERRORS:
-        for lift in LIFTS:
-            fits = error**2 / (2 * lift**2) - above / lift + log_ndtr(above / error - error / lift) - np.log(lift)
-            together = np.logaddexp(np.log(1 - SPOILT) + fits, nothing).sum(0) - np.log(lift) / 2
-            likely = np.logaddexp(likely, together)
-    share = np.cumsum(np.exp(likely - likely.max()))
-    return float(np.exp(sizes[np.searchsorted(share, share[-1] / 2)]))

@@ -9,7 +9,7 @@ import torch
 
 from dyn4d.core.types import Camera
 from dyn4d.geometry.object_distance import path_scale
-from dyn4d.geometry.resting import Surroundings, contact, outline_ratios, resting_scale
+from dyn4d.geometry.resting import Surroundings, outline_ratios, resting_scale
 from dyn4d.geometry.triangulation import SeenAgain
 
 HEIGHT = WIDTH = 160
@@ -83,24 +83,6 @@ def test_feet_that_a_coarse_map_of_depth_misses_are_stood_on() -> None:
 def test_a_frame_in_which_it_jumps_changes_little() -> None:
     ratios = [outline_ratios(*scene(lift)) for lift in (0.0, 0.0, 0.0, 0.3, 0.4)]
     assert resting_scale(ratios, 1.0)[0] == pytest.approx(1, abs=0.06)
-
-
-@pytest.mark.parametrize("error, lift, jumps", [(0.01, 0.01, 1), (0.05, 0.01, 1), (0.02, 0.1, 1), (0.01, 0.2, 0.6)])
-def test_frames_that_err_or_hover_are_weighed(error: float, lift: float, jumps: float) -> None:
-    """Neither the least of many wrong ones nor their middle."""
-    found, random = [], np.random.default_rng(3)
-    for _ in range(8):
-        lifted = random.exponential(lift, 40) * (random.random(40) < jumps)
-        found.append(np.log(contact(np.exp(0.3 + random.normal(0, error, 40) + lifted))))
-    assert abs(np.mean(found) - 0.3) < 0.025 and np.std(found) < 0.03
-
-
-def test_few_frames_and_spoilt_ones_tell_what_they_can() -> None:
-    assert contact(np.array([2.0])) == pytest.approx(2, rel=0.03)
-    assert contact(np.full(30, 2.0)) == pytest.approx(2, rel=0.01)
-    spoilt = np.full(30, 2.0) * np.exp(np.random.default_rng(0).normal(0, 0.01, 30))
-    spoilt[[3, 17]] = 0.7
-    assert contact(spoilt) == pytest.approx(2, rel=0.02)
 
 
 def test_what_flies_is_as_large_as_the_network_says() -> None:
